@@ -1,0 +1,1 @@
+"""Backends: named operations and sessions over one framework each."""

@@ -1,0 +1,71 @@
+"""What a backend gives to the decode loop: two sessions and a few array operations.
+
+A session belongs to one request. Positions count from 0 at the first prompt token.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from dspec.core.types import Array, Draft, Scores
+
+# Turns draft logits (B, K, V) into a Draft by the policy's rule; made by core.policies, so that a
+# drafter cannot report another law than the one its tokens came from (RS-2).
+DraftRule = Callable[[Array], Draft]
+
+
+class ArrayOps(Protocol):
+    """The operations that the array API lacks."""
+
+    xp: Any
+
+    def to_host(self, array: Array) -> list[Any]:
+        """Return nested Python lists: the one synchronisation of a block."""
+        ...
+
+    def from_host(self, array: Any) -> Array:
+        """Return a numpy array on the backend's device, dtype kept."""
+        ...
+
+    def mark(self) -> Any:
+        """Return a point in time on the device's clock, without waiting."""
+        ...
+
+    def seconds(self, start: Any, end: Any) -> float:
+        """Return the seconds between two marks; may wait for the device."""
+        ...
+
+
+class TargetSession(Protocol):
+    """The target and its cache, for one request."""
+
+    length: int  # committed positions in the cache
+
+    def prefill(self, tokens: Sequence[int]) -> Scores:
+        """Read the prompt; logits (1, 1, V) of its last position, features of all positions."""
+        ...
+
+    def score(self, anchor: int, draft_tokens: Array) -> Scores:
+        """Read [anchor, drafts]; logits (1, K + 1, V), features of the K + 1 positions."""
+        ...
+
+    def rewind(self, length: int) -> None:
+        """Forget every position >= length."""
+        ...
+
+
+class DrafterSession(Protocol):
+    """The drafter and its cache, for one request."""
+
+    length: int  # committed context positions in the cache
+
+    def propose(self, anchor: int, features: Any, rule: DraftRule) -> Draft:
+        """Take in the features of newly scored positions, then propose K tokens after the anchor.
+
+        `features` come from the last `TargetSession` call and may hold rows that were rejected
+        since; only those below the anchor's position are committed (fixed shapes, no host sync).
+        """
+        ...
+
+    def rewind(self, length: int) -> None:
+        """Forget every context position >= length."""
+        ...
