@@ -1,0 +1,94 @@
+"""What a setting may be: one rule a field, enforced when the settings are made."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dspec.errors import ConfigError, explain
+
+DTYPES = ("float32", "bfloat16", "float16")
+# Rotary rules whose frequencies depend on the config alone; "dynamic" and "longrope" depend on the length.
+ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+ROPE_KEYS = frozenset(
+    ("rope_type", "type", "rope_theta", "factor", "low_freq_factor", "high_freq_factor")
+    + ("original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow")
+    + ("mscale", "mscale_all_dim", "truncate")
+)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a setting may be: a sentence for people and the test that enforces it."""
+
+    needed: str
+    accepts: Callable[[Any], bool]
+
+    def or_none(self) -> "Rule":
+        """Return the same rule that lets None pass."""
+        return Rule(f"{self.needed}, or none", lambda v: v is None or self.accepts(v))
+
+
+def integer(low: int) -> Rule:
+    """Integers >= low; a bool is none."""
+    return Rule(f"an integer >= {low}", lambda v: type(v) is int and v >= low)
+
+
+def number(low: float, high: float = float("inf"), *, above: bool = False) -> Rule:
+    """Finite numbers in [low, high); `above` leaves `low` itself out."""
+    edge = f"a number {'>' if above else '>='} {low:g}" + (f" and < {high:g}" if high < float("inf") else "")
+    return Rule(edge, lambda v: type(v) in (int, float) and (low < v if above else low <= v) and v < high)
+
+
+def choice(*allowed: str) -> Rule:
+    """One of the texts allowed."""
+    return Rule("one of " + ", ".join(allowed), lambda v: isinstance(v, str) and v in allowed)
+
+
+FLAG = Rule("true or false", lambda v: isinstance(v, bool))
+TEXT = Rule("a non-empty text", lambda v: isinstance(v, str) and bool(v.strip()))
+LAYERS = Rule(
+    "layer ids >= 0, strictly increasing, at least one",
+    lambda v: (
+        isinstance(v, tuple)
+        and bool(v)
+        and all(type(i) is int and i >= 0 for i in v)
+        and list(v) == sorted(set(v))
+    ),
+)
+BETAS = Rule(
+    "two numbers in [0, 1)",
+    lambda v: isinstance(v, tuple) and len(v) == 2 and all(number(0, 1).accepts(b) for b in v),
+)
+TOKEN = integer(0).or_none()
+TOKENS = Rule(
+    "a token id >= 0, several of them, or none",
+    lambda v: TOKEN.accepts(v) or (isinstance(v, tuple) and all(integer(0).accepts(i) for i in v)),
+)
+
+
+def _is_rope(value: Any) -> bool:
+    known = isinstance(value, Mapping) and set(value) <= ROPE_KEYS
+    return known and value.get("rope_type", value.get("type")) in ROPE_TYPES
+
+
+ROPE = Rule(
+    f"a mapping with keys of {', '.join(sorted(ROPE_KEYS))} and rope_type one of {', '.join(ROPE_TYPES)}",
+    _is_rope,
+).or_none()
+
+
+def setting(rule: Rule, help: str, default: Any = dataclasses.MISSING, **options: Any) -> Any:
+    """A dataclass field that carries its rule and its help text."""
+    return field(default=default, metadata={"rule": rule, "help": help}, **options)
+
+
+def check(settings: Any) -> None:
+    """Turn lists into tuples, then hold every field to its rule."""
+    for f in dataclasses.fields(settings):
+        value = getattr(settings, f.name)
+        if isinstance(value, list):
+            object.__setattr__(settings, f.name, value := tuple(value))
+        rule: Rule | None = f.metadata.get("rule")
+        if rule is not None and not rule.accepts(value):
+            raise ConfigError(explain(f.name, repr(value), rule.needed))
