@@ -9,8 +9,9 @@ from typing import Any, Protocol
 from dspec.core.types import Array, Draft, Scores
 
 # Turns draft logits (B, K, V) into a Draft by the policy's rule; made by core.policies, so that a
-# drafter cannot report another law than the one its tokens came from (RS-2).
-DraftRule = Callable[[Array], Draft]
+# drafter cannot report another law than the one its tokens came from (RS-2). A drafter that goes
+# slot by slot calls it with (B, 1, V) logits and the slot's number: rule(logits, first_slot).
+DraftRule = Callable[..., Draft]
 
 
 class ArrayOps(Protocol):
@@ -58,11 +59,13 @@ class DrafterSession(Protocol):
 
     length: int  # committed context positions in the cache
 
-    def propose(self, anchor: int, features: Any, rule: DraftRule) -> Draft:
+    def propose(self, anchor: int, position: int, features: Any, rule: DraftRule) -> Draft:
         """Take in the features of newly scored positions, then propose K tokens after the anchor.
 
-        `features` come from the last `TargetSession` call and may hold rows that were rejected
-        since; only those below the anchor's position are committed (fixed shapes, no host sync).
+        `features` come from the last `TargetSession` call; their rows stand for the positions
+        `length`, `length` + 1, ... and may run past `position` (rows of rejected drafts: shapes
+        stay fixed and nothing waits for the host). Afterwards `length` is `position`, the
+        anchor's own: context is strictly before the anchor (DL-5).
         """
         ...
 

@@ -1,0 +1,182 @@
+"""The accept rules: which drafted tokens stand, and which token closes the block.
+
+All are gather-first (only the rejected row's residual is formed) and of fixed shape, so they run
+without waiting for the host and compile. Letters: B rows, K drafted slots, V vocabulary.
+"""
+
+from typing import Any
+
+from dspec.core.numerics import draw, gather, gather_row, indices_like, leading, widen
+from dspec.core.types import Array, Draft, Uniforms, Verdict
+from dspec.errors import ShapeError, explain
+
+# A row of a law may miss 1 by this much: float32 sums over V = 152k err by less than 1e-4.
+MASS_TOLERANCE = 1e-3
+
+
+def verify_tokens(target_probs: Array, draft: Draft, uniforms: Uniforms, *, xp: Any) -> Verdict:
+    """Accept drafts one by one by rejection sampling; the emitted tokens have the target's law.
+
+    Slot k is accepted iff u_k * q_k(d_k) < p_k(d_k). At the first rejection the closing token is
+    drawn from max(p - q, 0) of that row; if all are accepted, from the target's last row. A draft
+    without `probs` is deterministic: its law is one-hot.
+
+    Spec: RS-1, RS-3, RS-4, RS-5, RS-6, RS-16, NU-3, NU-4.
+
+    Args:
+        target_probs: (B, K + 1, V) floating; row k is the target's law after k drafts.
+        draft: tokens (B, K) and their law (B, K, V), or None.
+        uniforms: accept (B, K) and close (B, >= 1, 2); only close slot 0 is read.
+        xp: array namespace of all arrays.
+
+    Returns:
+        The verdict; n_accepted is -1 where a law is malformed.
+
+    Raises:
+        ShapeError: shapes disagree.
+
+    Example:
+        >>> import numpy as np, array_api_compat.numpy as xp
+        >>> u = Uniforms(np.zeros((1, 1)), np.zeros((1, 1, 2)))
+        >>> verify_tokens(np.full((1, 2, 2), 0.5), Draft(np.array([[1]])), u, xp=xp).tokens.tolist()
+        [[1, 0]]
+
+    Source: arXiv 2211.17192, algorithm 1; arXiv 2302.01318, algorithm 2.
+    """
+    _check_shapes("verify_tokens", target_probs, draft)
+    target = widen(target_probs, xp=xp)
+    n_slots = draft.tokens.shape[1]
+    reached = gather(target[:, :n_slots, :], draft.tokens, xp=xp)
+    proposed = xp.ones_like(reached)
+    if draft.probs is not None:
+        proposed = gather(widen(draft.probs, xp=xp), draft.tokens, xp=xp)
+    accept_u = xp.astype(uniforms.accept, reached.dtype)
+    n_accepted = leading(accept_u * proposed < reached, xp=xp)
+    law = _closing_law(target, draft, n_accepted, xp=xp)
+    closing = draw(law, uniforms.close[:, 0, :], xp=xp)
+    verdict = _assemble(draft.tokens, n_accepted, closing, xp=xp)
+    sound = _well_formed(target, xp=xp)
+    if draft.probs is not None:
+        sound = sound & _well_formed(widen(draft.probs, xp=xp), xp=xp)
+    return _flag(verdict, sound, xp=xp)
+
+
+def verify_sample_match(target_probs: Array, draft: Draft, uniforms: Uniforms, *, xp: Any) -> Verdict:
+    """Draw the target's own token at every slot and keep drafts while they equal it.
+
+    Exact for any draft, even one whose law is unknown; it accepts less than `verify_tokens` does
+    with a sampled draft, and as much with a deterministic one.
+
+    Spec: RS-1, RS-3, RS-16, RS-18.
+
+    Args:
+        target_probs: (B, K + 1, V) floating.
+        draft: tokens (B, K); its law is not read.
+        uniforms: close (B, K + 1, 2), slot k for the token at slot k.
+        xp: array namespace of all arrays.
+
+    Returns:
+        The verdict; n_accepted is -1 where a law is malformed.
+
+    Raises:
+        ShapeError: shapes disagree.
+
+    Example:
+        >>> import numpy as np, array_api_compat.numpy as xp
+        >>> u = Uniforms(np.zeros((1, 1)), np.zeros((1, 2, 2)))
+        >>> verify_sample_match(np.full((1, 2, 2), 0.5), Draft(np.array([[1]])), u, xp=xp).tokens.tolist()
+        [[0, -1]]
+    """
+    _check_shapes("verify_sample_match", target_probs, draft)
+    target = widen(target_probs, xp=xp)
+    drawn = draw(target, uniforms.close, xp=xp)
+    return _flag(_match(drawn, draft.tokens, xp=xp), _well_formed(target, xp=xp), xp=xp)
+
+
+def verify_greedy(target_logits: Array, draft: Draft, *, xp: Any) -> Verdict:
+    """Keep drafts while they equal the target's argmax; ties go to the lowest index.
+
+    Spec: RS-11, RS-16, NU-5.
+
+    Args:
+        target_logits: (B, K + 1, V) floating.
+        draft: tokens (B, K); its law is not read.
+        xp: array namespace of all arrays.
+
+    Returns:
+        The verdict; n_accepted is -1 where a row has NaN, +inf or only -inf.
+
+    Raises:
+        ShapeError: shapes disagree.
+
+    Example:
+        >>> import numpy as np, array_api_compat.numpy as xp
+        >>> logits = np.array([[[0.0, 1.0], [2.0, 2.0]]])
+        >>> verify_greedy(logits, Draft(np.array([[1]])), xp=xp).tokens.tolist()
+        [[1, 0]]
+    """
+    _check_shapes("verify_greedy", target_logits, draft)
+    best = xp.astype(xp.argmax(target_logits, axis=-1), xp.int32)
+    peak = xp.max(widen(target_logits, xp=xp), axis=-1)
+    return _flag(_match(best, draft.tokens, xp=xp), xp.all(xp.isfinite(peak), axis=-1), xp=xp)
+
+
+def _closing_law(target: Array, draft: Draft, n_accepted: Array, *, xp: Any) -> Array:
+    """Return (B, V) unnormalised: the residual of the rejected row, or the bonus row."""
+    row = gather_row(target, n_accepted, xp=xp)
+    n_slots = draft.tokens.shape[1]
+    if n_slots == 0:
+        return row
+    slot = xp.where(n_accepted < n_slots, n_accepted, n_slots - 1)
+    if draft.probs is None:
+        token = gather(draft.tokens, slot, xp=xp)[:, None]
+        residual = xp.where(indices_like(row, xp=xp) == token, xp.zeros_like(row), row)
+    else:
+        excess = row - gather_row(widen(draft.probs, xp=xp), slot, xp=xp)
+        residual = xp.where(excess > 0, excess, xp.zeros_like(row))
+    # Rounding can empty the residual of a row that was rejected by a hair: the target's law then (NU-4).
+    usable = (n_accepted < n_slots) & (xp.sum(residual, axis=-1) > 0)
+    return xp.where(usable[:, None], residual, row)
+
+
+def _match(own: Array, drafted: Array, *, xp: Any) -> Verdict:
+    """Return the verdict of keeping `own` (B, K + 1) up to its first token that was not drafted."""
+    n_accepted = leading(own[:, :-1] == xp.astype(drafted, own.dtype), xp=xp)
+    closing = gather(own, n_accepted, xp=xp)
+    return _assemble(drafted, n_accepted, closing, xp=xp)
+
+
+def _assemble(drafted: Array, n_accepted: Array, closing: Array, *, xp: Any) -> Verdict:
+    """Lay out accepted drafts, the closing token, then -1."""
+    drafted = xp.astype(drafted, xp.int32)
+    closing = xp.astype(closing, xp.int32)[:, None]
+    padded = xp.concat([drafted, closing], axis=1)
+    slot, n = indices_like(padded, xp=xp), n_accepted[:, None]
+    tokens = xp.where(slot < n, padded, xp.where(slot == n, closing, xp.full_like(padded, -1)))
+    return Verdict(n_accepted, tokens)
+
+
+def _well_formed(probs: Array, *, xp: Any) -> Array:
+    """Return (B,) whether every row is non-negative and sums to 1; NaN fails both tests."""
+    mass = xp.sum(probs, axis=-1)
+    rows = (xp.abs(mass - 1) <= MASS_TOLERANCE) & (xp.min(probs, axis=-1) >= 0)
+    return xp.all(rows, axis=-1)
+
+
+def _flag(verdict: Verdict, sound: Array, *, xp: Any) -> Verdict:
+    """Mark malformed rows by n_accepted = -1: a value, so that nothing waits for the host here."""
+    bad = xp.full_like(verdict.n_accepted, -1)
+    tokens = xp.where(sound[:, None], verdict.tokens, xp.full_like(verdict.tokens, -1))
+    return Verdict(xp.where(sound, verdict.n_accepted, bad), tokens)
+
+
+def _check_shapes(where: str, target: Array, draft: Draft) -> None:
+    """Raise unless target (B, K + 1, V), tokens (B, K) and probs (B, K, V) agree."""
+    rows, n_slots = draft.tokens.shape[0], draft.tokens.shape[1]
+    if target.ndim != 3 or tuple(target.shape[:2]) != (rows, n_slots + 1):
+        needed = f"(B={rows}, K+1={n_slots + 1}, V) to match draft.tokens {tuple(draft.tokens.shape)}"
+        raise ShapeError(explain(f"{where}: target rows", tuple(target.shape), needed, clause="NT-4"))
+    expected = (rows, n_slots, target.shape[2])
+    if draft.probs is not None and tuple(draft.probs.shape) != expected:
+        got = tuple(draft.probs.shape)
+        raise ShapeError(explain(f"{where}: draft.probs", got, f"(B, K, V) = {expected}", clause="NT-4"))

@@ -1,0 +1,62 @@
+"""From logits to the law that tokens are drawn from; one function for target and drafter."""
+
+from typing import Any
+
+from dspec.core.numerics import indices_like, widen
+from dspec.core.types import Array, Sampling
+
+
+def warp(logits: Array, sampling: Sampling, *, xp: Any) -> Array:
+    """Return the law given by `logits` under the sampling settings.
+
+    Temperature, top-k, top-p, min-p, in this order; each filter sees the law renormalised by the
+    one before it, ties go to the lowest index, and at least one token is always kept. A row with
+    NaN, +inf or only -inf gives a row of NaN (or a one-hot, if greedy): verification rejects it.
+
+    Spec: RS-13, NU-2, NU-5.
+
+    Args:
+        logits: (..., V) floating, nats; -inf allowed.
+        sampling: the settings.
+        xp: array namespace of `logits`.
+
+    Returns:
+        (..., V) float32 or float64; rows are non-negative and sum to 1.
+
+    Example:
+        >>> import numpy as np, array_api_compat.numpy as xp
+        >>> warp(np.log([0.5, 0.3, 0.2]), Sampling(temperature=1.0, top_k=2), xp=xp).round(3).tolist()
+        [0.625, 0.375, 0.0]
+    """
+    logits = widen(logits, xp=xp)
+    if sampling.greedy:
+        best = xp.expand_dims(xp.argmax(logits, axis=-1), axis=-1)
+        return xp.astype(indices_like(logits, xp=xp) == best, logits.dtype)
+    shifted = (logits - xp.max(logits, axis=-1, keepdims=True)) / sampling.temperature
+    weights = xp.exp(shifted)
+    if sampling.truncates:
+        weights = _truncate(weights, sampling, xp=xp)
+    return weights / xp.sum(weights, axis=-1, keepdims=True)
+
+
+def _truncate(weights: Array, sampling: Sampling, *, xp: Any) -> Array:
+    """Return the weights with what top-k, top-p and min-p remove set to 0."""
+    nothing = xp.zeros_like(weights)
+    if sampling.top_k > 0 or sampling.top_p < 1:
+        order = xp.argsort(-weights, axis=-1, stable=True)
+        rank = xp.argsort(order, axis=-1, stable=True)
+        if sampling.top_k > 0:
+            weights = xp.where(rank < sampling.top_k, weights, nothing)
+        if sampling.top_p < 1:
+            kept = _nucleus(xp.take_along_axis(weights, order, axis=-1), sampling.top_p, xp=xp)
+            weights = xp.where(xp.take_along_axis(kept, rank, axis=-1), weights, nothing)
+    floor = sampling.min_p * xp.max(weights, axis=-1, keepdims=True)
+    return xp.where(weights >= floor, weights, nothing)
+
+
+def _nucleus(descending: Array, top_p: float, *, xp: Any) -> Array:
+    """Return which sorted entries have less than `top_p` of the mass before them."""
+    cumulative = xp.cumulative_sum(descending, axis=-1)
+    # Exclusive sums by a shift, not by subtraction: 0.9 - 0.3 is no longer the sum that stood there.
+    before = xp.concat([xp.zeros_like(cumulative[..., :1]), cumulative[..., :-1]], axis=-1)
+    return before < top_p * cumulative[..., -1:]
