@@ -14,6 +14,7 @@ from dspec.rules import (
     DTYPES,
     FLAG,
     LAYERS,
+    MAPPING,
     ROPE,
     TEXT,
     TOKEN,
@@ -48,7 +49,7 @@ class TargetFacts:
     head_dim: int = setting(integer(1), "width of a head")
     rms_norm_eps: float = setting(number(0, above=True), "epsilon of the norms", 1e-6)
     rope_theta: float = setting(number(0, above=True), "base of the rotary positions", 1e6)
-    rope_scaling: Mapping[str, Any] | None = setting(ROPE, "scaling of the positions", None, hash=False)
+    rope_scaling: Mapping[str, Any] | None = setting(MAPPING, "scaling of the positions", None, hash=False)
     max_position_embeddings: int = setting(integer(1), "longest sequence", 40960)
     bos_token_id: int | None = setting(TOKEN, "begins a text", None)
     eos_token_ids: tuple[int, ...] = setting(TOKENS, "end a text", ())
@@ -172,9 +173,12 @@ class DrafterConfig:
 
             target_layer_ids = default_target_layers(facts.num_layers, layers)
         own = {f.name for f in dataclasses.fields(cls)} & {f.name for f in dataclasses.fields(facts)}
+        shared = {name: getattr(facts, name) for name in own}
+        if (facts.rope_scaling or {}).get("rope_type") == "default":
+            shared["rope_scaling"] = None  # transformers 5 spells "no scaling" so
         eos = facts.eos_token_ids
         return cls(
-            **{name: getattr(facts, name) for name in own},
+            **shared,
             num_hidden_layers=layers,
             num_target_layers=facts.num_layers,
             block_size=block_size,

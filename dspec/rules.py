@@ -11,9 +11,8 @@ DTYPES = ("float32", "bfloat16", "float16")
 # Rotary rules whose frequencies depend on the config alone; "dynamic" and "longrope" depend on the length.
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 ROPE_KEYS = frozenset(
-    ("rope_type", "type", "rope_theta", "factor", "low_freq_factor", "high_freq_factor")
-    + ("original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow")
-    + ("mscale", "mscale_all_dim", "truncate")
+    "rope_type type rope_theta factor low_freq_factor high_freq_factor original_max_position_embeddings "
+    "attention_factor beta_fast beta_slow mscale mscale_all_dim truncate".split()
 )
 
 
@@ -76,6 +75,9 @@ ROPE = Rule(
     f"a mapping with keys of {', '.join(sorted(ROPE_KEYS))} and rope_type one of {', '.join(ROPE_TYPES)}",
     _is_rope,
 ).or_none()
+
+
+MAPPING = Rule("a mapping", lambda v: isinstance(v, Mapping)).or_none()
 
 
 def setting(rule: Rule, help: str, default: Any = dataclasses.MISSING, **options: Any) -> Any:
