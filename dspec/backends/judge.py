@@ -1,0 +1,131 @@
+"""The judge of one request: policy, sampling settings and uniforms, bound to a backend's arrays."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dspec.backends.protocol import ArrayOps
+from dspec.core.numerics import draw, widen
+from dspec.core.policies import GREEDY, Policy, draft_tokens, judge
+from dspec.core.types import Array, Draft, Sampling, Scores, Uniforms, Verdict
+from dspec.core.warp import warp
+from dspec.errors import NumericsError, ShapeError, explain
+from dspec.rng import Purpose, Stream
+
+
+@dataclass(frozen=True)
+class RequestJudge:
+    """Decides for one request; implements `core.decode.Judge`.
+
+    The uniforms of a pass are made when it needs them, keyed by its anchor's position, and the
+    greedy policy makes none.
+
+    Spec: RN-1, RN-2, RS-10, RS-13, DL-6.
+
+    Args:
+        ops: the backend's array operations.
+        policy: how to draft and verify.
+        sampling: settings of the request.
+        stream: key of its uniforms.
+        n_slots: K, drafted slots of a pass.
+    """
+
+    ops: ArrayOps
+    policy: Policy
+    sampling: Sampling
+    stream: Stream
+    n_slots: int
+
+    def first(self, scores: Scores, position: int) -> int:
+        """Return the token after the prompt, drawn at the key of the last prompt position."""
+        xp = self.ops.xp
+        logits = widen(scores.logits[:, -1, :], xp=xp)
+        if self.policy is GREEDY:
+            token = xp.argmax(logits, axis=-1)
+        else:
+            close = self._uniforms(Purpose.CLOSE, position, (1, 1, 2))[:, 0, :]
+            token = draw(warp(logits, self.sampling, xp=xp), close, xp=xp)
+        sound = xp.isfinite(xp.max(logits, axis=-1))
+        return self._read(Verdict(xp.where(sound, 0, -1), xp.astype(token, xp.int32)[:, None]), position)[1][0]
+
+    def rule(self, position: int) -> Callable[..., Draft]:
+        """Return the drafting rule of the pass whose anchor is at `position`."""
+        uniforms = self._uniforms(Purpose.DRAFT, position, (1, self.n_slots, 2)) if self.policy.samples else None
+
+        def rule(logits: Array, first_slot: int = 0) -> Draft:
+            u = None if uniforms is None else uniforms[:, first_slot : first_slot + logits.shape[1], :]
+            return draft_tokens(logits, self.policy, self.sampling, u, xp=self.ops.xp)
+
+        return rule
+
+    def verdict(self, scores: Scores, draft: Draft, position: int) -> tuple[int, Sequence[int]]:
+        """Return n_accepted and the K + 1 tokens on the host."""
+        uniforms = None
+        if self.policy is not GREEDY:
+            uniforms = Uniforms(
+                self._uniforms(Purpose.ACCEPT, position, (1, self.n_slots)),
+                self._uniforms(Purpose.CLOSE, position, (1, self.n_slots + 1, 2)),
+            )
+        xp = self.ops.xp
+        verdict = judge(scores.logits, draft, self.policy, self.sampling, uniforms, xp=xp)
+        return self._read(verdict, position)
+
+    def _uniforms(self, purpose: Purpose, position: int, shape: tuple[int, ...]) -> Array:
+        return self.ops.from_host(self.stream.uniforms(purpose, position, shape))
+
+    def _read(self, verdict: Verdict, position: int) -> tuple[int, list[int]]:
+        """Bring one verdict to the host, in one transfer; refuse a malformed law (RS-16)."""
+        xp = self.ops.xp
+        packed = xp.concat([xp.astype(verdict.n_accepted, xp.int32)[:, None], verdict.tokens], axis=1)
+        n_accepted, *tokens = self.ops.to_host(packed)[0]
+        if n_accepted < 0:
+            where = f"request {self.stream.request}, pass at position {position}"
+            got = "a law with NaN, +inf, a negative entry or no mass"
+            remedy = "Check the model's weights and dtype; nothing was emitted from this pass."
+            raise NumericsError(explain(where, got, "finite logits", remedy=remedy, clause="RS-16"))
+        return n_accepted, tokens
+
+
+class NoDrafter:
+    """A drafter that proposes nothing: the loop then decodes one token a pass.
+
+    Spec: DL-1.
+
+    Args:
+        ops: the backend's array operations.
+    """
+
+    def __init__(self, ops: ArrayOps) -> None:
+        self.length = 0
+        self._nothing = ops.from_host(np.zeros((1, 0), dtype=np.int32))
+
+    def propose(self, anchor: int, position: int, features: object, rule: object) -> Draft:
+        """Return a draft of no tokens."""
+        self.length = position
+        return Draft(self._nothing)
+
+    def rewind(self, length: int) -> None:
+        """Forget every position >= length."""
+        self.length = length
+
+
+def check_ids(tokens: Sequence[int], vocab_size: int, where: str) -> None:
+    """Raise unless every id lies in [0, vocab_size).
+
+    Spec: NT-3.
+
+    Args:
+        tokens: token ids.
+        vocab_size: V.
+        where: name of the argument, for the message.
+
+    Raises:
+        ShapeError: an id lies outside.
+
+    Example:
+        >>> check_ids([0, 3], 4, "prompt")
+    """
+    for place, token in enumerate(tokens):
+        if not 0 <= token < vocab_size:
+            raise ShapeError(explain(f"{where}[{place}]", token, f"an id in [0, {vocab_size})", clause="NT-3"))
