@@ -1,0 +1,153 @@
+"""What a training run tells people (a display on stderr) and programs (a JSONL file)."""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from dspec.errors import DataError, explain
+
+
+class MetricsLog:
+    """An append-only JSONL file of metrics, one flushed line an event; also kept in memory.
+
+    Args:
+        path: the file; None keeps the lines in memory only.
+        step: lines of later steps are dropped first: a resumed run writes them again.
+
+    Raises:
+        DataError: a line before the last is not a metrics line.
+
+    Example:
+        >>> log = MetricsLog(None)
+        >>> log.write({"event": "train", "step": 1, "loss": 2.5})
+        >>> log.lines[-1]["loss"]
+        2.5
+    """
+
+    def __init__(self, path: Path | None, *, step: int = 0):
+        self.lines: list[dict[str, Any]] = []
+        self._file = None
+        if path is not None:
+            self.lines = [line for line in _read(path) if line["step"] <= step] if step else []
+            _rewrite(path, self.lines)
+            self._file = path.open("a", encoding="utf-8")
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Append one line; it is on disk, up to the operating system, when this returns."""
+        self.lines.append(dict(line))
+        if self._file is not None:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    texts = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = []
+    for number, text in enumerate(texts, 1):
+        try:
+            line = json.loads(text)
+            line["step"]
+        except (ValueError, TypeError, KeyError) as error:
+            if number == len(texts):
+                break  # a killed run leaves half a line; its step is run again
+            where, needed = f"{path}, line {number}", "a JSON object with a step"
+            raise DataError(explain(where, repr(text[:40]), needed, remedy="remove that line")) from error
+        lines.append(line)
+    return lines
+
+
+def _rewrite(path: Path, lines: list[dict[str, Any]]) -> None:
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+class TrainingDisplay:
+    """Progress on stderr: a live bar in a terminal, a plain line now and then elsewhere.
+
+    Args:
+        total: steps of the run.
+        start: steps done before (a resumed run).
+        console: where to draw; default stderr.
+        quiet: draw nothing.
+        every: seconds between plain lines, where there is no terminal.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        *,
+        start: int = 0,
+        console: Console | None = None,
+        quiet: bool = False,
+        every: float = 15.0,
+    ):
+        self.console = console or Console(stderr=True, quiet=quiet)
+        self._total, self._start, self._every = total, start, every
+        self._began = self._last = time.monotonic()
+        self._bar: Progress | None = None
+        if self.console.is_terminal and not quiet:
+            text, bar = TextColumn("{task.description}"), BarColumn(bar_width=24)
+            columns = (bar, MofNCompleteColumn(), TimeRemainingColumn(), text)
+            self._bar = Progress(*columns, console=self.console)
+            self._task = self._bar.add_task("starting", total=total, completed=start)
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def step(self, step: int, learners: Mapping[str, Mapping[str, float]], *, tokens_per_s: float) -> None:
+        """Show a finished step: each learner's loss, tau and waste, the rate, and the time left."""
+        status = f"{describe(learners)}  {tokens_per_s:,.0f} tok/s"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, description=status)
+            return
+        now = time.monotonic()
+        if step == self._total or step == self._start + 1 or now - self._last >= self._every:
+            self._last = now
+            left = (now - self._began) / max(step - self._start, 1) * (self._total - step)
+            self.note(f"step {step}/{self._total}  {status}  {left:.0f} s left")
+
+    def note(self, text: str) -> None:
+        """Show one line that stays."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def describe(learners: Mapping[str, Mapping[str, float]]) -> str:
+    """Return one line of the newest figures of each learner.
+
+    Args:
+        learners: by name, figures `loss`, `tau`, `waste` as far as they are known.
+
+    Returns:
+        The line; a single learner's name is left out.
+
+    Example:
+        >>> describe({"ltr": {"loss": 2.5, "tau": 1.42, "waste": 0.125}})
+        'loss 2.500 τ 1.42 waste 12%'
+    """
+    forms = {"loss": "loss {:.3f}", "tau": "τ {:.2f}", "waste": "waste {:.0%}"}
+    texts = []
+    for name, figures in learners.items():
+        text = " ".join(form.format(figures[key]) for key, form in forms.items() if key in figures)
+        texts.append(text if len(learners) == 1 else f"{name}: {text}")
+    return "  ".join(texts)
