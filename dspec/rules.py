@@ -11,8 +11,21 @@ DTYPES = ("float32", "bfloat16", "float16")
 # Rotary rules whose frequencies depend on the config alone; "dynamic" and "longrope" depend on the length.
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 ROPE_KEYS = frozenset(
-    "rope_type type rope_theta factor low_freq_factor high_freq_factor original_max_position_embeddings "
-    "attention_factor beta_fast beta_slow mscale mscale_all_dim truncate".split()
+    [
+        "rope_type",
+        "type",
+        "rope_theta",
+        "factor",
+        "low_freq_factor",
+        "high_freq_factor",
+        "original_max_position_embeddings",
+        "attention_factor",
+        "beta_fast",
+        "beta_slow",
+        "mscale",
+        "mscale_all_dim",
+        "truncate",
+    ]
 )
 
 
