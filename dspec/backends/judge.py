@@ -47,11 +47,15 @@ class RequestJudge:
             close = self._uniforms(Purpose.CLOSE, position, (1, 1, 2))[:, 0, :]
             token = draw(warp(logits, self.sampling, xp=xp), close, xp=xp)
         sound = xp.isfinite(xp.max(logits, axis=-1))
-        return self._read(Verdict(xp.where(sound, 0, -1), xp.astype(token, xp.int32)[:, None]), position)[1][0]
+        return self._read(Verdict(xp.where(sound, 0, -1), xp.astype(token, xp.int32)[:, None]), position)[1][
+            0
+        ]
 
     def rule(self, position: int) -> Callable[..., Draft]:
         """Return the drafting rule of the pass whose anchor is at `position`."""
-        uniforms = self._uniforms(Purpose.DRAFT, position, (1, self.n_slots, 2)) if self.policy.samples else None
+        uniforms = (
+            self._uniforms(Purpose.DRAFT, position, (1, self.n_slots, 2)) if self.policy.samples else None
+        )
 
         def rule(logits: Array, first_slot: int = 0) -> Draft:
             u = None if uniforms is None else uniforms[:, first_slot : first_slot + logits.shape[1], :]
@@ -128,4 +132,6 @@ def check_ids(tokens: Sequence[int], vocab_size: int, where: str) -> None:
     """
     for place, token in enumerate(tokens):
         if not 0 <= token < vocab_size:
-            raise ShapeError(explain(f"{where}[{place}]", token, f"an id in [0, {vocab_size})", clause="NT-3"))
+            raise ShapeError(
+                explain(f"{where}[{place}]", token, f"an id in [0, {vocab_size})", clause="NT-3")
+            )

@@ -36,6 +36,42 @@ class ArrayOps(Protocol):
         ...
 
 
+class TargetModel(Protocol):
+    """A loaded target: opens sessions, knows its vocabulary and tokenizer."""
+
+    eos_ids: frozenset[int]
+    tokenizer: Any  # None where the model has none
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids that logits cover."""
+        ...
+
+    @property
+    def max_positions(self) -> int | None:
+        """Longest sequence the model can read; None: no limit."""
+        ...
+
+    def session(self, *, layer_ids: Sequence[int], capacity: int) -> "TargetSession":
+        """Return an empty session that taps `layer_ids` and can hold `capacity` positions."""
+        ...
+
+
+class DrafterModel(Protocol):
+    """A loaded drafter: opens sessions beside a target."""
+
+    layer_ids: tuple[int, ...]  # the target layers whose output it reads
+
+    @property
+    def block_size(self) -> int:
+        """1 + K."""
+        ...
+
+    def session(self, target: Any, *, capacity: int) -> "DrafterSession":
+        """Return an empty session."""
+        ...
+
+
 class TargetSession(Protocol):
     """The target and its cache, for one request."""
 

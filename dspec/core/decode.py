@@ -26,7 +26,9 @@ class Limits:
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
-            raise ConfigError(explain("max_new_tokens", self.max_new_tokens, "an integer >= 1", clause="DL-3"))
+            raise ConfigError(
+                explain("max_new_tokens", self.max_new_tokens, "an integer >= 1", clause="DL-3")
+            )
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,9 @@ def decode(target: Any, drafter: Any, judge: Judge, prompt: Sequence[int], limit
     Source: arXiv 2602.06036, section 3 (drafter and target in turn).
     """
     if len(prompt) == 0:
-        raise ConfigError(explain("prompt", "no tokens", "at least one token", remedy="Begin with BOS.", clause="DL-1"))
+        raise ConfigError(
+            explain("prompt", "no tokens", "at least one token", remedy="Begin with BOS.", clause="DL-1")
+        )
     scores = target.prefill(prompt)
     anchor, position = judge.first(scores, len(prompt) - 1), len(prompt)
     left = limits.max_new_tokens

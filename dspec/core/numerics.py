@@ -149,4 +149,3 @@ def _pick(mass: Array, uniform: Array, *, xp: Any) -> Array:
     last = xp.max(xp.where(mass > 0, positions, xp.zeros_like(positions)), axis=-1)
     first = xp.argmax(xp.astype(reached, xp.int32), axis=-1)
     return xp.where(xp.any(reached, axis=-1), xp.astype(first, xp.int32), last)
-

@@ -60,7 +60,9 @@ def choose_policy(name: str | None, sampling: Sampling) -> Policy:
         return GREEDY
     if name == GREEDY.name:
         remedy = "Use temperature=0, or another policy."
-        raise ConfigError(explain("policy='greedy'", f"temperature={sampling.temperature}", "0", remedy=remedy))
+        raise ConfigError(
+            explain("policy='greedy'", f"temperature={sampling.temperature}", "0", remedy=remedy)
+        )
     return POLICIES[name or ONE_HOT.name]
 
 
