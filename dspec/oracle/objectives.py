@@ -1,0 +1,187 @@
+"""Training objectives of block drafters in float64: sums of terms over blocks, one division a term.
+
+Letters: N blocks, K = block_size - 1 drafted slots; the terms themselves are in `oracle.terms`.
+An objective is a list of (name, params) pairs, as in [("decay", {"gamma": 10.0}), ("chain", {})].
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dspec.errors import ConfigError, ShapeError, explain
+from dspec.oracle.terms import BLOCK_TERMS, Params, first_error_slot
+
+Rows = Any  # (N, K): nested sequences or an array
+Part = tuple[Rows, Rows, Rows]  # log_prob, hit, mask of one part of a batch
+Terms = Sequence[tuple[str, dict[str, Any]]]
+
+FIRST_ERROR_EPS = 1e-6  # added once to the first-error denominator (OB-3)
+REDUCTIONS = ("block_sum", "weighted_mean")
+DEFAULTS: dict[str, Params] = {
+    "decay": {"gamma": math.inf, "weight": 1.0},
+    "first_error": {"weight": 0.3, "gamma": None},
+    "chain": {"weight": 40.0},
+    "dpace": {"alpha": 0.5, "weight": 1.0},
+}
+
+
+def accepted_prefix(hit: Rows, mask: Rows) -> list[int]:
+    """Return, per block, how many slots from k = 1 on are supervised hits without a gap.
+
+    Spec: OB-11.
+
+    Example:
+        >>> accepted_prefix([[True, True, False, True]], [[True, True, True, True]])
+        [2]
+    """
+    counts = []
+    for h, m in zip(hit, mask, strict=True):
+        stops = [j for j in range(len(h)) if not (h[j] and m[j])]
+        counts.append(stops[0] if stops else len(h))
+    return counts
+
+
+def wasted_hits(hit: Rows, mask: Rows) -> list[int]:
+    """Return, per block, how many supervised hits come after the first supervised error.
+
+    Spec: OB-11.
+
+    Example:
+        >>> wasted_hits([[True, False, True, True]], [[True, True, True, False]])
+        [1]
+    """
+    counts = []
+    for h, m in zip(hit, mask, strict=True):
+        k_star = first_error_slot(h, m)
+        counts.append(0 if k_star is None else sum(bool(h[j] and m[j]) for j in range(k_star, len(h))))
+    return counts
+
+
+def term_value(
+    term_name: str, log_prob: Rows, hit: Rows, mask: Rows, *, reduction: str = "block_sum", **params: Any
+) -> tuple[float, float]:
+    """Return numerator and denominator of one term, each a plain sum over the blocks.
+
+    The term's `weight` and the sign of chain enter in `objective_value`, not here.
+
+    Spec: OB-2, OB-3, OB-4, OB-5, OB-7.
+
+    Example:
+        >>> term_value("decay", [[-1.0, -2.0]], [[True, True]], [[True, True]], gamma=math.inf)
+        (3.0, 1.0)
+    """
+    return part_sums([(term_name, params)], [(log_prob, hit, mask)], reduction)[0]
+
+
+def part_sums(terms: Terms, parts: Sequence[Part], reduction: str = "block_sum") -> list[tuple[float, float]]:
+    """Return the global (numerator, denominator) of each term: the sums over all blocks of all parts.
+
+    Spec: OB-7.
+    """
+    totals = []
+    for name, params in _resolve(terms, reduction):
+        blocks = [
+            BLOCK_TERMS[name](params, *block) for part in parts for block in zip(*_checked(part), strict=True)
+        ]
+        totals.append((math.fsum(b[0] for b in blocks), math.fsum(b[1] for b in blocks)))
+    return totals
+
+
+def parts_value(terms: Terms, parts: Sequence[Part], reduction: str = "block_sum") -> float:
+    """Return the objective of a batch given in parts: sums first, one division a term at the end.
+
+    Spec: OB-6, OB-7.
+    """
+    sums = part_sums(terms, parts, reduction)
+    resolved = _resolve(terms, reduction)
+    return math.fsum(_scale(name, params, den) * num for (name, params), (num, den) in zip(resolved, sums))
+
+
+def parts_gradient(
+    terms: Terms, parts: Sequence[Part], reduction: str = "block_sum"
+) -> list[NDArray[np.float64]]:
+    """Return, per part, d value / d log_prob (N, K), where value is that of all parts together.
+
+    Spec: OB-7, OB-8.
+    """
+    sums = part_sums(terms, parts, reduction)
+    gradients = [np.zeros(np.shape(log_prob), dtype=np.float64) for log_prob, _, _ in parts]
+    for (name, params), (_, den) in zip(_resolve(terms, reduction), sums):
+        scale = _scale(name, params, den)
+        for gradient, part in zip(gradients, parts, strict=True):
+            for n, block in enumerate(zip(*part, strict=True)):
+                slopes = BLOCK_TERMS[name](params, *block)[2]
+                gradient[n] += [scale * slope for slope in slopes]
+    return gradients
+
+
+def objective_value(
+    terms: Terms, log_prob: Rows, hit: Rows, mask: Rows, reduction: str = "block_sum"
+) -> float:
+    """Return sum over the terms of sign * weight * numerator / denominator.
+
+    Spec: OB-6.
+
+    Example:
+        >>> half = [[math.log(0.5), math.log(0.5)]]
+        >>> objective_value([("chain", {"weight": 8.0})], half, [[True, True]], [[True, True]])
+        -3.0
+    """
+    return parts_value(terms, [(log_prob, hit, mask)], reduction)
+
+
+def objective_gradient(
+    terms: Terms, log_prob: Rows, hit: Rows, mask: Rows, reduction: str = "block_sum"
+) -> NDArray[np.float64]:
+    """Return d value / d log_prob, (N, K); dpace's weights count as constants. Minus it is c (OB-8).
+
+    Spec: OB-8.
+
+    Example:
+        >>> half = [[math.log(0.5), math.log(0.5)]]
+        >>> objective_gradient([("chain", {"weight": 8.0})], half, [[True, True]], [[True, True]]).tolist()
+        [[-3.0, -1.0]]
+    """
+    return parts_gradient(terms, [(log_prob, hit, mask)], reduction)[0]
+
+
+def _scale(name: str, params: Params, denominator: float) -> float:
+    """Return the factor of a term's numerator: sign * weight / denominator, 0 where that is 0."""
+    if denominator == 0:
+        return 0.0
+    sign = -1.0 if name == "chain" else 1.0
+    eps = FIRST_ERROR_EPS if name == "first_error" else 0.0
+    return sign * float(params["weight"]) / (denominator + eps)
+
+
+def _resolve(terms: Terms, reduction: str) -> list[tuple[str, Params]]:
+    """Return the terms with every parameter filled in and checked, the reduction among them."""
+    if reduction not in REDUCTIONS:
+        raise ConfigError(explain("reduction", reduction, " or ".join(REDUCTIONS), clause="OB-7"))
+    for name, params in terms:
+        if not set(params) <= set(DEFAULTS.get(name, {"": None})) or name not in DEFAULTS:
+            raise ConfigError(explain("term", (name, params), f"one of {DEFAULTS}", clause="OB-6"))
+    resolved = [(name, {**DEFAULTS[name], **params, "reduction": reduction}) for name, params in terms]
+    decays = [params["gamma"] for name, params in resolved if name == "decay"]
+    for _, params in resolved:
+        if params.get("gamma", 1.0) is None:
+            params["gamma"] = decays[0] if decays else math.inf
+        checks = (
+            ("gamma", params.get("gamma", 1.0) > 0, "a number > 0, inf for uniform", "OB-2"),
+            ("alpha", 0 <= params.get("alpha", 0.0) <= 1, "a number in [0, 1]", "OB-5"),
+            ("weight", 0 <= params["weight"] < math.inf, "a finite number >= 0", "OB-6"),
+        )
+        for key, ok, needed, clause in checks:
+            if not ok:
+                raise ConfigError(explain(key, params[key], needed, clause=clause))
+    return resolved
+
+
+def _checked(part: Part) -> Part:
+    shapes = {np.shape(array) for array in part}
+    if len(shapes) != 1 or len(np.shape(part[0])) != 2:
+        raise ShapeError(explain("log_prob, hit, mask", sorted(shapes), "one shape (N, K)", clause="NT-4"))
+    return part
