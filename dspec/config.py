@@ -42,7 +42,7 @@ class TargetFacts:
 
     hidden_size: int = setting(integer(1), "width D of the hidden states")
     vocab_size: int = setting(integer(1), "rows of the embedding and the head")
-    num_layers: int = setting(integer(1), "decoder layers")
+    num_layers: int = setting(integer(1, bits=10), "decoder layers")
     intermediate_size: int = setting(integer(1), "width of the MLP")
     num_attention_heads: int = setting(integer(1), "query heads")
     num_key_value_heads: int = setting(integer(1), "key and value heads")
@@ -89,7 +89,7 @@ class DrafterConfig:
 
     hidden_size: int = setting(integer(1), "width D, the target's")
     intermediate_size: int = setting(integer(1), "width of the MLP")
-    num_hidden_layers: int = setting(integer(1), "layers of the drafter")
+    num_hidden_layers: int = setting(integer(1, bits=10), "layers of the drafter")
     num_attention_heads: int = setting(integer(1), "query heads")
     num_key_value_heads: int = setting(integer(1), "key and value heads")
     head_dim: int = setting(integer(1), "width of a head")
@@ -97,7 +97,7 @@ class DrafterConfig:
     block_size: int = setting(integer(2), "anchor and drafted slots, 1 + K")
     mask_token_id: int = setting(integer(0), "fills the drafted slots; a row of the target's embedding")
     target_layer_ids: tuple[int, ...] = setting(LAYERS, "tapped layers of the target")
-    num_target_layers: int = setting(integer(1), "layers of the target")
+    num_target_layers: int = setting(integer(1, bits=10), "layers of the target")
     rms_norm_eps: float = setting(number(0, above=True), "epsilon of the norms", 1e-6)
     rope_theta: float = setting(number(0, above=True), "base of the rotary positions", 1e6)
     rope_scaling: Mapping[str, Any] | None = setting(ROPE, "scaling of the positions", None, hash=False)
@@ -203,7 +203,7 @@ class TrainConfig:
     """
 
     block_size: int = setting(integer(2), "anchor and drafted slots of a block", 16)
-    layers: int = setting(integer(1), "layers of the drafter", 5)
+    layers: int = setting(integer(1, bits=10), "layers of the drafter", 5)
     target_layer_ids: tuple[int, ...] | None = setting(
         LAYERS.or_none(), "tapped layers of the target; none: spread", None
     )
@@ -220,7 +220,7 @@ class TrainConfig:
     weight_decay: float = setting(number(0), "of AdamW", 0.0)
     betas: tuple[float, float] = setting(BETAS, "of AdamW", (0.9, 0.999))
     clip: float = setting(number(0, above=True), "largest norm of the gradient", 1.0)
-    seed: int = setting(integer(0), "of weights, order and anchors", 0)
+    seed: int = setting(integer(0, bits=64), "of weights, order and anchors", 0)
     save_every: int = setting(integer(0), "steps between checkpoints; 0: only at the end", 0)
     validate_every: int = setting(integer(0), "steps between validations; 0: only at the end", 100)
     validate_examples: int = setting(integer(0), "examples held out of the data for validation", 64)

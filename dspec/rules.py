@@ -10,23 +10,9 @@ from dspec.errors import ConfigError, explain
 DTYPES = ("float32", "bfloat16", "float16")
 # Rotary rules whose frequencies depend on the config alone; "dynamic" and "longrope" depend on the length.
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
-ROPE_KEYS = frozenset(
-    [
-        "rope_type",
-        "type",
-        "rope_theta",
-        "factor",
-        "low_freq_factor",
-        "high_freq_factor",
-        "original_max_position_embeddings",
-        "attention_factor",
-        "beta_fast",
-        "beta_slow",
-        "mscale",
-        "mscale_all_dim",
-        "truncate",
-    ]
-)
+ROPE_KEYS = {"rope_type", "type", "rope_theta", "factor", "low_freq_factor", "high_freq_factor"}
+ROPE_KEYS |= {"original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow"}
+ROPE_KEYS |= {"mscale", "mscale_all_dim", "truncate"}
 
 
 @dataclass(frozen=True)
@@ -41,14 +27,14 @@ class Rule:
         return Rule(f"{self.needed}, or none", lambda v: v is None or self.accepts(v))
 
 
-def integer(low: int) -> Rule:
-    """Integers >= low; a bool is none."""
-    return Rule(f"an integer >= {low}", lambda v: type(v) is int and v >= low)
+def integer(low: int, *, bits: int = 31) -> Rule:
+    """Integers in [low, 2^bits); a bool is none. The bound keeps products and loops sane."""
+    return Rule(f"an integer >= {low} and < 2^{bits}", lambda v: type(v) is int and low <= v < 2**bits)
 
 
-def number(low: float, high: float = float("inf"), *, above: bool = False) -> Rule:
+def number(low: float, high: float = 1e300, *, above: bool = False) -> Rule:
     """Finite numbers in [low, high); `above` leaves `low` itself out."""
-    edge = f"a number {'>' if above else '>='} {low:g}" + (f" and < {high:g}" if high < float("inf") else "")
+    edge = f"a number {'>' if above else '>='} {low:g}" + (f" and < {high:g}" if high < 1e300 else "")
     return Rule(edge, lambda v: type(v) in (int, float) and (low < v if above else low <= v) and v < high)
 
 

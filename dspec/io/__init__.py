@@ -1,0 +1,1 @@
+"""Files: drafter checkpoints, numbered training checkpoints, data. Nothing is ever unpickled."""
