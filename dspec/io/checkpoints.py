@@ -47,8 +47,7 @@ def read_config(folder: str | Path) -> DrafterConfig:
         CheckpointError: no folder, no or malformed config.json, or one that is not DFlash v1.
     """
     folder = Path(folder)
-    if folder.name:
-        recover(folder)
+    recover(folder)
     if not folder.is_dir():
         raise CheckpointError(explain(str(folder), "no folder", "a folder with a drafter's checkpoint"))
     path = folder / CONFIG

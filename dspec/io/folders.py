@@ -31,7 +31,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         An empty folder on the same file system.
 
     Raises:
-        CheckpointError: the disk refused (full, read-only, no permission). `path` is as it was.
+        CheckpointError: the disk refused (full, read-only, no permission). `path` is as it was; if the
+            new entries were already being moved in, the next `recover` finishes that.
 
     Example:
         >>> import tempfile
@@ -45,6 +46,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     partial = _beside(place, "partial")
     try:
         recover(place)
+        if partial.exists():
+            shutil.rmtree(partial)
         place.parent.mkdir(parents=True, exist_ok=True)
         partial.mkdir()
         yield partial
@@ -58,15 +61,21 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 def recover(path: str | Path) -> None:
-    """Finish or drop what a killed writer left beside `path`."""
+    """Finish the move that a killed writer had begun; safe for readers beside a live writer's work.
+
+    Raises:
+        CheckpointError: `path` is the root, or the disk refused.
+    """
     place = Path(path).resolve()
     if not place.name:
         raise CheckpointError(explain(str(path), "the root of the file system", "a folder below it"))
-    partial, ready = _beside(place, "partial"), _beside(place, "ready")
-    if partial.exists():
-        shutil.rmtree(partial)
-    if ready.exists():
-        _merge(ready, place)
+    ready = _beside(place, "ready")
+    try:
+        if ready.exists():
+            _merge(ready, place)
+    except OSError as error:
+        needed = "a folder that can be written, to finish an interrupted save"
+        raise CheckpointError(explain(str(place), str(error), needed)) from error
 
 
 def sha256(path: Path) -> str:

@@ -45,7 +45,10 @@ def write_step(output: str | Path, step: int, *, keep: int = 2) -> Iterator[Path
     Raises:
         CheckpointError: the disk refused; the earlier checkpoints are as they were.
     """
-    with atomic_folder(Path(output) / ROOM / f"step-{step:08d}") as folder:
+    room = Path(output) / ROOM
+    for stale in room.glob(".step-*.partial"):  # of a killed run: an output has one writer at a time
+        shutil.rmtree(stale, ignore_errors=True)
+    with atomic_folder(room / f"step-{step:08d}") as folder:
         yield folder
         files = sorted(p for p in folder.rglob("*") if p.is_file())
         digests = {p.relative_to(folder).as_posix(): sha256(p) for p in files}
