@@ -175,26 +175,18 @@ class Engine:
 
 def _chunk(step: Pass, text: TextStream | None) -> Chunk:
     """Turn a pass into a chunk, cut after the token that completes a stop string."""
-    if text is None:
-        return Chunk(
-            tokens=step.tokens,
-            text="",
-            n_accepted=step.n_accepted,
-            n_drafted=step.n_drafted,
-            finish=step.finish,
-        )
     pieces, tokens, finish = [], step.tokens, step.finish
-    for i, token in enumerate(tokens):
+    for token in tokens if text is not None else ():
         piece, stopped = text.feed(token)
         pieces.append(piece)
         if stopped:
-            tokens, finish = tokens[: i + 1], "stop"
+            tokens, finish = tokens[: len(pieces)], "stop"
             break
-    if finish in ("eos", "length"):
-        pieces.append(text.flush())
+    if text is not None and finish in ("eos", "length"):
+        pieces[-1] += text.flush()
     return Chunk(
         tokens=tokens,
-        text="".join(pieces),
+        pieces=tuple(pieces),
         n_accepted=step.n_accepted,
         n_drafted=step.n_drafted,
         finish=finish,

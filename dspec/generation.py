@@ -11,17 +11,22 @@ class Chunk:
 
     Args:
         tokens: ids, cut at a stop or limit; accepted drafts first, the closing token last if uncut.
-        text: text that became certain with these tokens; "" without a tokenizer.
+        pieces: the text that became certain with each token; empty without a tokenizer.
         n_accepted: accepted drafts, uncut; None for the prefill.
         n_drafted: drafted slots of the pass.
         finish: None while the request goes on, else "eos", "stop" or "length".
     """
 
     tokens: tuple[int, ...]
-    text: str
+    pieces: tuple[str, ...]
     n_accepted: int | None
     n_drafted: int
     finish: str | None
+
+    @property
+    def text(self) -> str:
+        """The chunk's text; "" without a tokenizer."""
+        return "".join(self.pieces)
 
     @property
     def accepted(self) -> tuple[bool, ...]:

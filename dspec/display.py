@@ -1,0 +1,68 @@
+"""What a person sees while decoding: coloured text, a table of numbers."""
+
+import sys
+from collections.abc import Mapping
+from time import perf_counter
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from dspec.engine import Engine
+from dspec.generation import Chunk
+
+ACCEPTED, CLOSING = "green", "bold yellow"
+
+
+def show_stream(engine: Engine, prompt: Any, settings: Mapping[str, Any]) -> None:
+    """Print an output as it is decoded, then its stats on stderr.
+
+    Args:
+        engine: decodes.
+        prompt: text, ids or messages.
+        settings: keywords of `Engine.generate`.
+    """
+    console, notes = Console(soft_wrap=True), Console(stderr=True)
+    if console.is_terminal and engine.drafter is not None:
+        notes.print(Text.assemble(("accepted drafts", ACCEPTED), ", ", ("closing tokens", CLOSING)))
+    chunks, start = [], perf_counter()
+    for chunk in engine.stream(prompt, **settings):
+        chunks.append(chunk)
+        console.print(paint(engine, chunk) if console.is_terminal else plain(engine, chunk), end="")
+        sys.stdout.flush()
+    console.print()
+    notes.print(summary(chunks, perf_counter() - start), highlight=False)
+
+
+def plain(engine: Engine, chunk: Chunk) -> Text:
+    """Return a chunk's text, or its ids where the target has no tokenizer."""
+    if engine.target.tokenizer is not None:
+        return Text(chunk.text)
+    return Text("".join(f"{token} " for token in chunk.tokens))
+
+
+def paint(engine: Engine, chunk: Chunk) -> Text:
+    """Return a chunk with accepted drafts and the closing token in their colours.
+
+    A character split over tokens takes the colour of the token that completes it.
+
+    Args:
+        engine: says whether there is text or only ids.
+        chunk: what a pass emitted.
+
+    Returns:
+        Styled text.
+    """
+    pieces = chunk.pieces if engine.target.tokenizer is not None else [f"{token} " for token in chunk.tokens]
+    styles = [ACCEPTED if accepted else CLOSING for accepted in chunk.accepted]
+    return Text.assemble(*zip(pieces, styles, strict=True))
+
+
+def summary(chunks: list[Chunk], seconds: float) -> str:
+    """Return one line: tokens, rate, tau, why it ended."""
+    judged = [chunk for chunk in chunks if chunk.n_accepted is not None]
+    n_tokens = sum(len(chunk.tokens) for chunk in chunks)
+    line = f"{n_tokens} tokens, {n_tokens / seconds:.1f} tokens/s, {len(judged)} verify passes"
+    if judged:
+        line += f", tau {sum(chunk.n_accepted + 1 for chunk in judged) / len(judged):.2f}"
+    return f"{line}, ended by {chunks[-1].finish}"
