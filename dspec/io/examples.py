@@ -82,7 +82,7 @@ def start_tokens(tokenizer: Any) -> list[int]:
     """
     bos = getattr(tokenizer, "bos_token_id", None)
     lead = list(tokenizer.encode("", add_special_tokens=True)) if bos is not None else []
-    return [bos] if lead[:1] == [bos] else []
+    return lead[:1] if lead[:1] == [bos] else []
 
 
 def encode_text(tokenizer: Any, text: str) -> list[int]:

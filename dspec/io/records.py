@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from dspec.errors import DataError, explain
 
@@ -106,7 +106,7 @@ def parse_record(raw: Mapping[str, Any], *, where: str) -> Record:
     return _tokens(raw, where)
 
 
-def _open(path: Path) -> IO[bytes]:
+def _open(path: Path) -> Any:
     return gzip.open(path, "rb") if path.name.endswith(".gz") else open(path, "rb")
 
 
