@@ -97,7 +97,7 @@ def parts_value(terms: Terms, parts: Sequence[Part], reduction: str = "block_sum
     """
     sums = part_sums(terms, parts, reduction)
     resolved = _resolve(terms, reduction)
-    return math.fsum(_scale(name, params, den) * num for (name, params), (num, den) in zip(resolved, sums))
+    return math.fsum(_divided(name, params, num, den) for (name, params), (num, den) in zip(resolved, sums))
 
 
 def parts_gradient(
@@ -110,11 +110,10 @@ def parts_gradient(
     sums = part_sums(terms, parts, reduction)
     gradients = [np.zeros(np.shape(log_prob), dtype=np.float64) for log_prob, _, _ in parts]
     for (name, params), (_, den) in zip(_resolve(terms, reduction), sums):
-        scale = _scale(name, params, den)
         for gradient, part in zip(gradients, parts, strict=True):
             for n, block in enumerate(zip(*part, strict=True)):
                 slopes = BLOCK_TERMS[name](params, *block)[2]
-                gradient[n] += [scale * slope for slope in slopes]
+                gradient[n] += [_divided(name, params, slope, den) for slope in slopes]
     return gradients
 
 
@@ -148,13 +147,13 @@ def objective_gradient(
     return parts_gradient(terms, [(log_prob, hit, mask)], reduction)[0]
 
 
-def _scale(name: str, params: Params, denominator: float) -> float:
-    """Return the factor of a term's numerator: sign * weight / denominator, 0 where that is 0."""
+def _divided(name: str, params: Params, numerator: float, denominator: float) -> float:
+    """Return sign * weight * numerator / denominator, 0 where the denominator is 0."""
     if denominator == 0:
         return 0.0
     sign = -1.0 if name == "chain" else 1.0
     eps = FIRST_ERROR_EPS if name == "first_error" else 0.0
-    return sign * float(params["weight"]) / (denominator + eps)
+    return sign * float(params["weight"]) * numerator / (denominator + eps)
 
 
 def _resolve(terms: Terms, reduction: str) -> list[tuple[str, Params]]:
