@@ -1,0 +1,1 @@
+"""The torch backend: targets held by transformers, drafters and caches of our own."""

@@ -1,0 +1,157 @@
+"""The target: a causal language model of transformers, frozen, with its parts by name."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dspec.backends.torch.ops import resolve_device, resolve_dtype
+from dspec.backends.torch.pretrained import read_pretrained
+from dspec.backends.torch.taps import check_layer_ids, tapped
+from dspec.backends.torch.target_checks import check_model
+from dspec.backends.torch.target_facts import read_eos_ids, read_facts
+from dspec.backends.torch.target_session import TargetSession
+from dspec.config import TargetFacts
+from dspec.errors import ConfigError, explain
+
+
+class Target:
+    """A frozen causal language model; implements `protocol.TargetModel`.
+
+    Letters: B sequences, S positions, V vocabulary, D width.
+
+    Spec: BD-5, BD-6, DL-8.
+
+    Args:
+        model: of transformers; put into evaluation mode, its parameters need no gradient any more.
+        tokenizer: or None.
+        name: for messages.
+
+    Raises:
+        BackendUnavailable: a model that dspec cannot drive exactly; the message says why.
+    """
+
+    def __init__(self, model: Any, *, tokenizer: Any = None, name: str = "target") -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.softcap: float | None = getattr(
+            model.config.get_text_config(decoder=True), "final_logit_softcapping", None
+        )
+        check_model(model, self.logits)
+        self.facts: TargetFacts = read_facts(model, name=name)
+        self.eos_ids: frozenset[int] = read_eos_ids(model)
+
+    @classmethod
+    def load(
+        cls, source: Any, *, device: str | torch.device = "auto", dtype: str | torch.dtype = "auto"
+    ) -> Self:
+        """Return the target of a folder, a hub id or a loaded model.
+
+        Args:
+            source: folder, hub id, or a transformers model, which stays where it is.
+            device: "auto" | "cuda" | "cpu" | "mps"; for a loaded model "auto" or its own.
+            dtype: "auto" (float32 on a CPU, as stored elsewhere) or a name; likewise.
+
+        Raises:
+            CheckpointError: nothing loadable there.
+            BackendUnavailable: no such device here, or a model that dspec cannot drive exactly.
+            ConfigError: an unknown setting, or one that a loaded model contradicts.
+        """
+        if not isinstance(source, (str, Path)):
+            return cls._adopt(source, device, dtype)
+        place = resolve_device(device)
+        model, tokenizer = read_pretrained(source, dtype=resolve_dtype(dtype, device=place, stored=None))
+        name = Path(source).resolve().name if Path(source).is_dir() else str(source)
+        return cls(model.to(place), tokenizer=tokenizer, name=name)
+
+    @classmethod
+    def _adopt(cls, model: Any, device: str | torch.device, dtype: str | torch.dtype) -> Self:
+        """A loaded model is the caller's: it is neither moved nor converted."""
+        weight = model.get_input_embeddings().weight
+        wants = resolve_device(device) if device != "auto" else weight.device
+        if wants.type != weight.device.type or wants.index not in (None, weight.device.index):
+            remedy = "Move the model, or leave device out."
+            raise ConfigError(explain("device", str(device), f"{weight.device}, the model's", remedy=remedy))
+        if dtype != "auto" and resolve_dtype(dtype, device=wants, stored=None) != weight.dtype:
+            remedy = "Convert the model, or leave dtype out."
+            raise ConfigError(explain("dtype", str(dtype), f"{weight.dtype}, the model's", remedy=remedy))
+        return cls(model, name=Path(model.config.name_or_path or "target").name)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.head_weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return self.head_weight.dtype
+
+    @property
+    def vocab_size(self) -> int:
+        """V, the rows of the head."""
+        return int(self.head_weight.shape[0])
+
+    @property
+    def max_positions(self) -> int | None:
+        """Longest sequence the model was made for."""
+        config = self.model.config.get_text_config(decoder=True)
+        return getattr(config, "max_position_embeddings", None)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """(V, D) matrix of the head; it needs no gradient."""
+        return self.model.get_output_embeddings().weight
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Return (B, S, D) embeddings of (B, S) token ids, as the first layer reads them."""
+        with torch.no_grad():
+            return self.model.get_input_embeddings()(ids)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return (..., V) logits of (..., D) final hidden states; gradients reach `hidden`."""
+        logits = functional.linear(hidden.to(self.dtype), self.head_weight)
+        if self.softcap is None:
+            return logits
+        return torch.tanh(logits / self.softcap) * self.softcap
+
+    def tap(self, ids: Tensor, layer_ids: Sequence[int]) -> Tensor:
+        """Return the features that a drafter reads, without gradient.
+
+        Layers after the deepest tap do not run. Padding on the right changes nothing before it.
+
+        Spec: BD-5.
+
+        Args:
+            ids: (B, S) token ids on the target's device.
+            layer_ids: 0-based decoder layers.
+
+        Returns:
+            (B, S, len(layer_ids) * D), the layers' outputs side by side in the order given.
+
+        Raises:
+            ConfigError: no layer ids, or an id that is no layer.
+        """
+        body = self.model.get_decoder()
+        layer_ids = check_layer_ids(layer_ids, len(body.layers))
+        if not layer_ids:
+            raise ConfigError(explain("layer_ids", "none", "at least one decoder layer", clause="BD-5"))
+        # Not inference mode: its tensors could not take part in a training step.
+        with torch.no_grad(), tapped(body.layers, layer_ids, stop=True) as caught:
+            body(input_ids=ids, use_cache=False)
+        return torch.cat([caught[i] for i in layer_ids], dim=-1)
+
+    def session(self, *, layer_ids: Sequence[int] = (), capacity: int) -> TargetSession:
+        """Return an empty session for one request.
+
+        Args:
+            layer_ids: decoder layers whose outputs the drafter reads; () gives no features.
+            capacity: most positions it will hold, drafts included.
+
+        Raises:
+            ConfigError: an id that is no layer, or no capacity.
+        """
+        return TargetSession(self, layer_ids=layer_ids, capacity=capacity)

@@ -1,0 +1,119 @@
+"""One request's target pass: prefill, score, rewind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from dspec.backends.judge import check_ids
+from dspec.backends.torch.cache import KeyValueCache
+from dspec.backends.torch.ops import exact_inference
+from dspec.backends.torch.taps import check_layer_ids, tapped
+from dspec.core.types import Scores
+from dspec.errors import ShapeError, explain
+
+if TYPE_CHECKING:
+    from dspec.backends.torch.target import Target
+
+# Tokens of a prefill pass: bounds the activations of a long prompt.
+PREFILL_CHUNK = 2048
+
+
+class TargetSession:
+    """The target and its cache, for one request; implements `protocol.TargetSession`.
+
+    Only the tapped layers' outputs are kept, and logits only where they are read. Nothing inside
+    waits for the device.
+
+    Spec: DL-4, DL-6, DL-8, NU-6.
+
+    Args:
+        target: the model.
+        layer_ids: tapped layers; () gives no features.
+        capacity: most positions held.
+        chunk: tokens of a prefill pass.
+
+    Raises:
+        ConfigError: an id that is no layer, or no capacity.
+    """
+
+    def __init__(
+        self, target: Target, *, layer_ids: Sequence[int], capacity: int, chunk: int = PREFILL_CHUNK
+    ) -> None:
+        self._target = target
+        self._body = target.model.get_decoder()
+        self._layer_ids = check_layer_ids(layer_ids, len(self._body.layers))
+        self._cache = KeyValueCache(len(self._body.layers), capacity=capacity)
+        self._chunk = chunk
+
+    @property
+    def length(self) -> int:
+        """Committed positions in the cache."""
+        return self._cache.length
+
+    def prefill(self, tokens: Sequence[int]) -> Scores:
+        """Read tokens after those read before.
+
+        Args:
+            tokens: at least one id in [0, V).
+
+        Returns:
+            Logits (1, 1, V) after the last of them, features (1, len(tokens), F) of all, or None.
+
+        Raises:
+            ShapeError: no tokens, or an id outside the vocabulary.
+            ConfigError: more positions than the capacity.
+        """
+        if len(tokens) == 0:
+            raise ShapeError(explain("tokens", "none", "at least one token", clause="DL-1"))
+        check_ids(tokens, self._target.vocab_size, "tokens")
+        ids = torch.tensor(list(tokens), dtype=torch.int64, device=self._target.device)[None]
+        start, features = self.length, []
+        with exact_inference():
+            try:
+                for part in ids.split(self._chunk, dim=1):
+                    hidden, tapped_states = self._read(part)
+                    features.append(tapped_states)
+            except BaseException:
+                self.rewind(start)  # a failing call leaves no half of a prompt
+                raise
+            logits = self._target.logits(hidden[:, -1:])
+            return Scores(logits, torch.cat(features, dim=1) if self._layer_ids else None)
+
+    def score(self, anchor: int, draft_tokens: Tensor) -> Scores:
+        """Read the anchor and the drafts after it.
+
+        Args:
+            anchor: id in [0, V).
+            draft_tokens: (1, K) integer ids on the target's device; K may be 0.
+
+        Returns:
+            Logits (1, K + 1, V), features (1, K + 1, F) or None.
+
+        Raises:
+            ShapeError: drafts that are not (1, K), or an anchor outside the vocabulary.
+            ConfigError: more positions than the capacity.
+        """
+        if draft_tokens.ndim != 2 or draft_tokens.shape[0] != 1:
+            raise ShapeError(explain("draft_tokens", tuple(draft_tokens.shape), "(1, K)", clause="NT-4"))
+        check_ids([anchor], self._target.vocab_size, "anchor")
+        with exact_inference():
+            # Filled on the device: a copy of a host number would wait for the queue.
+            first = torch.full((1, 1), anchor, dtype=torch.int64, device=self._target.device)
+            hidden, features = self._read(torch.cat([first, draft_tokens.to(torch.int64)], dim=1))
+            return Scores(self._target.logits(hidden), features)
+
+    def rewind(self, length: int) -> None:
+        """Forget every position >= length."""
+        self._cache.rewind(length)
+
+    def _read(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Run the body over new positions; commit them once the pass has finished."""
+        with tapped(self._body.layers, self._layer_ids, stop=False) as caught:
+            output = self._body(input_ids=ids, past_key_values=self._cache, use_cache=True)
+        self._cache.advance(ids.shape[1])
+        features = torch.cat([caught[i] for i in self._layer_ids], dim=-1) if self._layer_ids else None
+        return output.last_hidden_state, features
