@@ -1,0 +1,182 @@
+"""Checks of whole samplers: exact by enumeration, statistical by e-value, and the short battery."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from dspec.oracle.enumerate import Source, enumerate_law
+from dspec.testing.boundaries import check_boundaries
+from dspec.testing.coupling import check_coupling
+from dspec.testing.lattice import Verify, check_lattice
+from dspec.testing.report import Report, merge
+from dspec.testing.worlds import World
+
+Sampler = Callable[[World, Source], tuple[int, ...]]
+"""(world, symbolic uniforms) -> generated tokens; may only compare uniforms with `<`."""
+
+
+def check_exact_law(sampler: Sampler, worlds: Sequence[World], *, once: bool = True) -> Report:
+    """Check that a sampler's law of whole generations is the target's, as fractions.
+
+    Spec: RS-1, RS-3, RS-8, RS-14.
+
+    Args:
+        sampler: runs one generation of a world on symbolic uniforms.
+        worlds: where to check.
+        once: fail if the sampler asks for the uniform of a key twice.
+
+    Returns:
+        The report; alpha is 0.
+
+    Example:
+        >>> from dspec.testing.worlds import make_worlds
+        >>> print(check_exact_law(lambda world, source: (world.eos,), make_worlds(1, seed=0)).passed)
+        False
+    """
+    paths = 0
+
+    def counted(world: World, source: Source) -> tuple[int, ...]:
+        nonlocal paths
+        paths += 1
+        return sampler(world, source)
+
+    for index, world in enumerate(worlds):
+        law = enumerate_law(lambda source, world=world: counted(world, source), once=once)
+        needed = world.law()
+        if law != needed:
+            tried = {"worlds": index + 1, "paths": paths}
+            example = {"world": repr(world), **worst_outcome(law, needed)}
+            return Report(check="exact_law", passed=False, tried=tried, counterexample=example)
+    return Report(check="exact_law", passed=True, tried={"worlds": len(worlds), "paths": paths})
+
+
+def worst_outcome(got: Mapping[Any, Any], needed: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return the outcome whose probability is furthest off, and the total variation."""
+    zero = Fraction(0)
+    gaps = {key: abs(got.get(key, zero) - needed.get(key, zero)) for key in got.keys() | needed.keys()}
+    worst = max(gaps, key=lambda key: gaps[key])
+    return {
+        "outcome": worst,
+        "got": got.get(worst, 0),
+        "needed": needed.get(worst, 0),
+        "tv": sum(gaps.values()) / 2,
+    }
+
+
+def log_e_value(counts: Sequence[int], chances: Sequence[float]) -> float:
+    """Return ln of the Krichevsky-Trofimov mixture against the law: its mean under the law is e^0.
+
+    Args:
+        counts: (m,) how often each outcome came.
+        chances: (m,) their probabilities under the law, > 0.
+
+    Returns:
+        Natural logarithm of the e-value; rejecting at >= ln(1/alpha) is wrong with chance <= alpha.
+
+    Example:
+        >>> log_e_value([50, 50], [0.5, 0.5]) < 0 < log_e_value([90, 10], [0.5, 0.5])
+        True
+
+    Source: Krichevsky and Trofimov 1981; Ville's inequality.
+    """
+    n, m = sum(counts), len(counts)
+    mixture = math.lgamma(m / 2) - m * math.lgamma(0.5) - math.lgamma(n + m / 2)
+    mixture += sum(math.lgamma(count + 0.5) for count in counts)
+    return mixture - sum(count * math.log(chance) for count, chance in zip(counts, chances))
+
+
+def least_detectable(m: int, n: int, *, alpha: float, beta: float) -> float:
+    """Return the total variation that n draws over m outcomes miss with chance at most beta.
+
+    Example:
+        >>> round(least_detectable(16, 109_449, alpha=1e-9, beta=1e-6), 4)
+        0.02
+    """
+    noise = math.sqrt((m * math.log(2) + math.log(1 / alpha)) / 2) + math.sqrt(math.log(1 / beta) / 2)
+    return noise / math.sqrt(n)
+
+
+def check_distribution(
+    generate: Callable[[int, int], Iterable[Hashable]],
+    law: Mapping[Any, Any],
+    *,
+    n: int,
+    seed: int,
+    alpha: float = 1e-9,
+    beta: float = 1e-6,
+) -> Report:
+    """Check the law of a black box by drawing from it.
+
+    Fails if the e-value of all outcomes reaches 2/alpha, or the empirical total variation passes its
+    fixed-n bound at alpha/2, or an outcome comes up that the law forbids.
+
+    Spec: RS-1.
+
+    Args:
+        generate: (n, seed) -> n outcomes (token tuples).
+        law: outcome -> probability.
+        n: number of draws.
+        seed: of the black box.
+        alpha: chance that a right sampler fails.
+        beta: chance that a sampler further off than the reported discrepancy passes.
+
+    Returns:
+        The report; `tried` states the least detectable discrepancy in millionths of total variation.
+    """
+    counts = Counter(generate(n, seed))
+    outcomes = [key for key in law if law[key] > 0]
+    m, total = len(outcomes), sum(counts.values())
+    observed = [counts[key] for key in outcomes]
+    chances = [float(law[key]) for key in outcomes]
+    delta = least_detectable(m, total, alpha=alpha / 2, beta=beta)
+    tried = {"draws": total, "outcomes": m, "least detectable discrepancy (1e-6)": math.ceil(delta * 1e6)}
+    foreign = [key for key in counts if key not in law or not law[key] > 0]
+    log_e = log_e_value(observed, chances) if not foreign else math.inf
+    distance = sum(abs(c / total - p) for c, p in zip(observed, chances)) / 2
+    bound = math.sqrt((m * math.log(2) + math.log(2 / alpha)) / (2 * total))
+    passed = not foreign and log_e < math.log(2 / alpha) and distance <= bound
+    example = {"forbidden": foreign[:3], "log_e": log_e, "tv": distance, "bound": bound, "seed": seed}
+    return Report(
+        check="distribution",
+        passed=passed,
+        tried=tried,
+        alpha=alpha,
+        beta=beta,
+        counterexample=None if passed else example,
+    )
+
+
+def smoke(
+    verify: Verify,
+    *,
+    xp: Any,
+    dtype: Any = None,
+    mode: str = "rejection",
+    to_numpy: Callable[[Any], Any] = np.asarray,
+) -> Report:
+    """Run the short battery on an array verifier: lattice, boundaries, coupling; about 10 seconds.
+
+    Spec: RS-20.
+
+    Args:
+        verify: see `dspec.testing.lattice.Verify`.
+        xp: array namespace of its arguments.
+        dtype: floating dtype of the laws; None: float32.
+        mode: "rejection", "one_hot" or "match".
+        to_numpy: brings results to the host.
+
+    Returns:
+        One merged report.
+    """
+    common: dict[str, Any] = {"xp": xp, "mode": mode, "to_numpy": to_numpy}
+    dtype = xp.float32 if dtype is None else dtype
+    reports = [
+        check_lattice(verify, dtype=dtype, count=10, **common),
+        check_boundaries(verify, **common),
+        check_coupling(verify, rows=2000, vocab=64, **common),
+    ]
+    return merge("smoke", reports)
