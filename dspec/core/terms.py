@@ -66,8 +66,9 @@ class Blocks:
         """
         factors = self.log_prob
         if alpha > 0:
-            smoothed = self.xp.log((1 - alpha) * self.xp.exp(self.log_prob) + alpha)
-            factors = self.where(self.mask, smoothed)
+            chance = self.xp.exp(self.log_prob)
+            # Not (1 - alpha) p + alpha, which rounds below 1 at the p = 1 of an unsupervised slot.
+            factors = self.xp.log(chance + alpha * (1 - chance))
         return self.where(self.mask, self.xp.exp(self.xp.cumulative_sum(factors, axis=-1)))
 
     def tail_sum(self, x: Array) -> Array:
