@@ -5,6 +5,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -130,6 +131,21 @@ def test_may_attend_is_elementwise(xp):
         assert bool(found) == bool(whole[0, slot, kv])
         plain = blocks.may_attend(int(anchors[0, slot // 3]), slot // 3, kv, seq_len=4, block_size=3)
         assert plain is bool(found)
+
+
+@pytest.mark.clause("BD-3")
+@pytest.mark.clause("BD-4")
+@pytest.mark.parametrize("n_anchors", [3, 20])
+def test_no_value_is_read_and_no_array_is_made_elsewhere(n_anchors):
+    """torch's meta device holds shapes only: reading a value, or mixing with the host's arrays, raises."""
+    xp = NAMESPACES["torch"]
+    tokens = torch.zeros((2, 9), dtype=torch.int64, device="meta")
+    uniforms, loss_mask = tokens.to(torch.float32), tokens > 0
+    anchors, keep = blocks.sample_anchors(loss_mask, uniforms, n_anchors, xp=xp)
+    labels, mask = blocks.block_labels(tokens, loss_mask, anchors, keep, 4, xp=xp)
+    whole = blocks.attention_mask(anchors, keep, 9, 4, xp=xp)
+    assert [x.device.type for x in (anchors, keep, labels, mask, whole)] == ["meta"] * 5
+    assert whole.shape == (2, 4 * n_anchors, 9 + 4 * n_anchors)
 
 
 @pytest.mark.clause("BD-5")

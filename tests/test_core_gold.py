@@ -113,6 +113,13 @@ def test_labels_may_be_any_integers(xp, dtype):
 
 
 @pytest.mark.clause("OB-1")
+def test_no_value_is_read_and_no_array_is_made_elsewhere():
+    arrays = [torch.tensor(x).to("meta") for x in example()]
+    log_prob, hit = gold_log_probs(*arrays, softcap=30.0, xp=torch_xp)
+    assert (log_prob.device.type, hit.device.type) == ("meta", "meta")
+
+
+@pytest.mark.clause("OB-1")
 def test_arrays_that_do_not_fit_are_refused():
     xp = NAMESPACES["numpy"]
     hidden, head, labels = example()

@@ -235,6 +235,21 @@ def test_half_precision_is_widened_before_any_arithmetic(dtype):
     assert whole_weights(objective, (narrow, hit, mask), torch_xp).dtype == torch.float32
 
 
+@pytest.mark.clause("OB-1")
+@every_case
+@every_reduction
+def test_no_value_is_read_and_no_array_is_made_elsewhere(text, reduction):
+    """torch's meta device holds shapes only: reading a value, or mixing with the host's arrays, raises."""
+    objective = Objective.parse(text, reduction=reduction)
+    batch = [torch.tensor(x).to("meta") for x in example()]
+    total = sums(objective, *batch, xp=torch_xp)
+    assert total.shape == (len(CASES[text]), 2)
+    assert weights(objective, *batch, total, xp=torch_xp).device.type == "meta"
+    assert value(objective, total, xp=torch_xp).device.type == "meta"
+    assert accepted_prefix(*batch[1:], xp=torch_xp).device.type == "meta"
+    assert wasted_hits(*batch[1:], xp=torch_xp).device.type == "meta"
+
+
 @pytest.mark.clause("OB-11")
 @given(batch=batches())
 def test_statistics_count_the_accepted_and_the_wasted(batch):
