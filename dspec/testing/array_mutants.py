@@ -13,13 +13,11 @@ import numpy as np
 from dspec.oracle.rejection import block_width
 
 
-def pick(law: Any, uniform: Any, *, last_resort: bool = True) -> Any:
+def pick(law: Any, uniform: Any) -> Any:
     """Return (B,) the first index with u * total < cumsum, else the last of positive mass."""
     cumulative = np.cumsum(law, axis=-1, dtype=law.dtype)
     below = uniform[:, None].astype(law.dtype) * cumulative[:, -1:] < cumulative
     first = np.where(below.any(axis=-1), below.argmax(axis=-1), law.shape[-1])
-    if not last_resort:
-        return first
     last = law.shape[-1] - 1 - (law[:, ::-1] > 0).argmax(axis=-1)
     return np.minimum(first, last)
 
@@ -101,10 +99,6 @@ def _token_zero(left: Any, p: Any) -> Any:
     return np.where(empty, np.eye(p.shape[-1])[0], left)
 
 
-def _clear_draw(law: Any, uniforms: Any) -> Any:
-    return np.minimum(pick(law, uniforms[:, 0], last_resort=False), law.shape[-1] - 1)
-
-
 def _tiled_draw(law: Any, uniforms: Any) -> Any:
     """Pads V to a multiple of 8 with mass that rounds to nothing, then takes ties from the end."""
     padded = np.concatenate([law, np.full((len(law), -law.shape[-1] % 8), 1e-9)], axis=-1)
@@ -131,7 +125,6 @@ ARRAY_MUTANTS = [
     ArraySpecimen("accepts u * q <= p", Arrays(accepts=lambda u, q, p: u * q <= p), "boundaries", 31),
     ArraySpecimen("empty residual gives token 0", Arrays(when_empty=_token_zero), "boundaries", 32),
     ArraySpecimen("float32 sum falls off the end", Arrays(draw=single_level), "boundaries", 33),
-    ArraySpecimen("no last resort", Arrays(draw=_clear_draw, dtype=np.float32), "boundaries", 33),
     ArraySpecimen("padded tile can win", Arrays(draw=_tiled_draw), "boundaries", 0),
     ArraySpecimen("NaN rows give tokens", Arrays(flags=False), "boundaries", 0),
     ArraySpecimen("rows wait for each other", Arrays(shared=True), "boundaries", 36),
