@@ -11,3 +11,11 @@ GRADIENT_F64 = 1e-6
 FLOAT64 = 1e-11
 # Same formula in float32, other order of summation: 2^-23 times about 50 terms.
 FLOAT32 = 6e-6
+# Gold log-probability in float32 against float64 on float32 inputs: notes/performance.md, P1 (measured
+# 6e-7 on given logits), plus the rounding of products of width 12 and logits up to 15 (2^-23 * 15 * 3).
+FLOAT32_LOG_PROB = 8e-6
+# Gradient of bfloat16 products, relative norm: 2^-9 for each of its two roundings, as measured 2-4e-3.
+BF16_GRADIENT = 6e-3
+# One network in float32 run with other shapes (cached, chunked, in blocks): 2^-23 times about 60 terms of
+# size 4 in each of 4 layers, on the tiny models of tests/tiny_models.py; measured 2e-6 to 1e-5.
+FORWARD_F32 = 1e-4

@@ -1,0 +1,175 @@
+"""One drafter that learns: its weights, its optimizer, its objective."""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import array_api_compat.torch as xp
+import torch
+from torch import Tensor
+
+from dspec.backends.torch.drafter import Drafter
+from dspec.backends.torch.micro_batch import MicroBatch
+from dspec.backends.torch.overrides import operation
+from dspec.config import TrainConfig
+from dspec.core import objectives
+from dspec.core.objectives import FirstError, Objective
+from dspec.errors import NumericsError, explain
+from dspec.schedule import learning_rate
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one optimizer step saw: the objective's value before it, gradient norm before clipping, rate."""
+
+    loss: float
+    grad_norm: float
+    lr: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a drafter made of a micro-batch: all that an objective sees.
+
+    Letters: N blocks, K drafted slots, R supervised slots.
+
+    Args:
+        gold: (R,) log-probabilities of the gold tokens, nats; carries the gradient.
+        log_prob: (N, K) the same without gradient, 0 where not supervised.
+        hit: (N, K) bool, false where not supervised.
+    """
+
+    gold: Tensor
+    log_prob: Tensor
+    hit: Tensor
+
+
+class Learner:
+    """A drafter in training: master weights in their own dtype (float32), AdamW, one objective.
+
+    Args:
+        drafter: the module; its parameters are trained in place.
+        target: frozen; its `head_weight` and `softcap` turn hidden states into logits.
+        config: learning rate, warm-up, steps, betas, weight decay, clip, precision; also the
+            objective, unless one is given.
+        objective: None: the one named in `config`.
+        overrides: False runs core's own operations, slower and with more memory.
+
+    Raises:
+        ConfigError: the objective's text does not parse.
+    """
+
+    def __init__(
+        self,
+        drafter: Drafter,
+        target: Any,
+        config: TrainConfig,
+        *,
+        objective: Objective | None = None,
+        overrides: bool = True,
+    ):
+        self.drafter = drafter
+        self.config = config
+        self.objective = objective or Objective.parse(config.objective, reduction=config.reduction)
+        self.step = 0
+        self.optimizer = torch.optim.AdamW(
+            drafter.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
+        )
+        self._head, self._softcap = target.head_weight.detach(), target.softcap
+        self._gold_log_probs = operation("gold_log_probs", enabled=overrides, device=self._head.device.type)
+
+    def forward(self, part: MicroBatch) -> Outcome:
+        """Run the drafter over a micro-batch; only supervised slots reach the head."""
+        hidden = self._hidden(part).flatten(0, 1)[part.rows].to(self._head.dtype)
+        gold, hit = self._gold_log_probs(hidden, self._head, part.labels, softcap=self._softcap, xp=xp)
+        shape = part.supervised.shape
+        log_prob = gold.new_zeros(shape.numel()).index_copy(0, part.slots, gold.detach())
+        hits = hit.new_zeros(shape.numel()).index_copy(0, part.slots, hit)
+        return Outcome(gold, log_prob.view(shape), hits.view(shape))
+
+    def train_step(self, parts: Sequence[MicroBatch]) -> StepReport:
+        """Take one optimizer step on a batch cut into micro-batches.
+
+        Spec: OB-7, OB-8.
+
+        Args:
+            parts: the micro-batches; the gradient does not depend on how the batch was cut.
+
+        Returns:
+            Loss, gradient norm and rate.
+
+        Raises:
+            NumericsError: the loss or the gradient is not finite; the weights are as they were.
+        """
+        config = self.config
+        rate = learning_rate(self.step, peak=config.lr, steps=config.steps, warmup=config.warmup)
+        loss = self.backward(parts)
+        norm = torch.nn.utils.clip_grad_norm_(self.drafter.parameters(), config.clip)
+        self._check_finite(loss, norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.step += 1
+        return StepReport(float(loss), float(norm), rate)
+
+    def backward(self, parts: Sequence[MicroBatch]) -> Tensor:
+        """Fill the gradients of the objective over all parts; return its value, a 0-d tensor.
+
+        The denominators of several parts must be known before the first backward. They follow from
+        the masks alone, except first_error's, which needs the drafter's hits: then every part runs
+        once more, without gradient, before.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        ahead = self._sums_ahead(parts) if len(parts) > 1 else None
+        seen: Any = 0
+        for part in parts:
+            outcome = self.forward(part)
+            own = self.sums(outcome, part)
+            seen = seen + own
+            whole = own if ahead is None else ahead
+            seen_by = (outcome.log_prob, outcome.hit, part.supervised)
+            weights = objectives.weights(self.objective, *seen_by, whole, xp=xp)
+            # The gradient of the objective, through the log-probabilities alone (OB-8).
+            (weights.flatten()[part.slots] * -outcome.gold).sum().backward()
+        return objectives.value(self.objective, seen, xp=xp)
+
+    def sums(self, outcome: Outcome, part: MicroBatch) -> Tensor:
+        """Return the objective's (T, 2) numerators and denominators over one micro-batch."""
+        return objectives.sums(self.objective, outcome.log_prob, outcome.hit, part.supervised, xp=xp)
+
+    def _sums_ahead(self, parts: Sequence[MicroBatch]) -> Tensor:
+        """Return sums whose denominators are those of the whole batch; numerators mean nothing."""
+        if any(isinstance(term, FirstError) for term in self.objective.terms):
+            with torch.no_grad():
+                return sum(self.sums(self.forward(part), part) for part in parts)  # type: ignore[return-value]
+        return sum(self._sums_of_mask(part.supervised) for part in parts)  # type: ignore[return-value]
+
+    def _sums_of_mask(self, mask: Tensor) -> Tensor:
+        wide = torch.promote_types(self._head.dtype, torch.float32)
+        blank = torch.zeros(mask.shape, dtype=wide, device=mask.device)
+        return objectives.sums(self.objective, blank, mask, mask, xp=xp)
+
+    def _hidden(self, part: MicroBatch) -> Tensor:
+        """Return the drafter's last hidden states (B, Q, D)."""
+        weight = next(self.drafter.parameters())
+        features, embeds = part.features, part.embeds.to(weight.dtype)
+        precision: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+        if self._half(weight.device):
+            precision = torch.autocast(weight.device.type, dtype=torch.bfloat16)
+        else:
+            features = features.to(weight.dtype)
+        with precision:
+            context = self.drafter.fuse(features)
+            return self.drafter(embeds, part.positions, context, part.context_positions, part.mask)
+
+    def _half(self, device: torch.device) -> bool:
+        """Whether products run in bfloat16; the weights themselves stay float32."""
+        chosen = self.config.precision
+        return chosen == "bfloat16" or (chosen == "auto" and device.type == "cuda")
+
+    def _check_finite(self, loss: Tensor, norm: Tensor) -> None:
+        if not bool(torch.isfinite(loss) & torch.isfinite(norm)):
+            got = f"loss {float(loss)} and gradient norm {float(norm)} at step {self.step + 1}"
+            remedy = "lower lr, or go on from the last checkpoint; the weights were not changed"
+            raise NumericsError(explain("training", got, "finite numbers", remedy=remedy, clause="NU-2"))

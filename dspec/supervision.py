@@ -1,0 +1,84 @@
+"""One step's blocks, cut from a batch of texts on the host: the same numbers for every backend."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import array_api_compat.numpy as xp
+import numpy as np
+from numpy.typing import NDArray
+
+from dspec.core.blocks import block_labels, block_positions, sample_anchors
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """The blocks of B sequences and what each slot is to predict.
+
+    Letters: B sequences, S positions, A anchors a sequence, K drafted slots (block_size - 1).
+
+    Spec: BD-1, BD-3, BD-4.
+
+    Args:
+        tokens: (B, S) int64, the texts, padded on the right.
+        anchors: (B, A) int32, position of each block's slot 0.
+        keep: (B, A) bool; false where a text has fewer than A valid anchors.
+        inputs: (B, A, 1 + K) int64: the anchor's token, then mask tokens.
+        positions: (B, A, 1 + K) int32, the slot's place in the text.
+        labels: (B, A, K) int64, gold tokens.
+        mask: (B, A, K) bool, the slot is supervised.
+    """
+
+    tokens: NDArray[np.int64]
+    anchors: NDArray[np.int32]
+    keep: NDArray[np.bool_]
+    inputs: NDArray[np.int64]
+    positions: NDArray[np.int32]
+    labels: NDArray[np.int64]
+    mask: NDArray[np.bool_]
+
+    @classmethod
+    def cut(
+        cls,
+        tokens: NDArray[Any],
+        loss_mask: NDArray[np.bool_],
+        uniforms: NDArray[Any],
+        *,
+        anchors: int,
+        block_size: int,
+        mask_token_id: int,
+    ) -> Self:
+        """Choose anchors by the uniforms and lay out their blocks.
+
+        Args:
+            tokens: (B, S) integer ids.
+            loss_mask: (B, S) bool, the token is one to learn from.
+            uniforms: (B, S) in [0, 1).
+            anchors: A >= 1.
+            block_size: 1 + K.
+            mask_token_id: what drafted slots hold.
+
+        Returns:
+            The blocks.
+
+        Example:
+            >>> text, yes = np.array([[5, 6, 7]]), np.ones((1, 3), dtype=bool)
+            >>> blocks = Supervision.cut(text, yes, np.array([[0.9, 0.1, 0.5]]), anchors=1, block_size=3,
+            ...                          mask_token_id=9)
+            >>> blocks.inputs.tolist(), blocks.labels.tolist(), blocks.mask.tolist()
+            ([[[6, 9, 9]]], [[[7, 7]]], [[[True, False]]])
+        """
+        tokens = tokens.astype(np.int64)
+        chosen, keep = sample_anchors(loss_mask, uniforms, anchors, xp=xp)
+        labels, mask = block_labels(tokens, loss_mask, chosen, keep, block_size, xp=xp)
+        inputs = np.full((*chosen.shape, block_size), mask_token_id, dtype=np.int64)
+        inputs[:, :, 0] = np.take_along_axis(tokens, chosen.astype(np.int64), axis=1)
+        positions = block_positions(chosen, block_size, xp=xp)
+        return cls(tokens, chosen, keep, inputs, positions, labels, mask)
+
+    def split(self, parts: int) -> Iterator[Self]:
+        """Yield `parts` equal runs of sequences, the micro-batches of a step; `parts` divides B."""
+        size = self.tokens.shape[0] // parts
+        for start in range(0, size * parts, size):
+            rows = slice(start, start + size)
+            yield type(self)(*(getattr(self, f.name)[rows] for f in fields(self)))
