@@ -1,0 +1,1 @@
+"""The demo: a tiny target and real text, four objectives side by side, and what they measure."""
