@@ -17,6 +17,8 @@ from dspec.testing.report import Report, merge
 # enough to see an accepted draft, a correction and the token after it.
 LENGTH, BRANCHES = 3, 2
 DRAWS = 400
+# Warmer than 1, so that the second token of a peaked law is not too rare to be seen in 400 draws.
+TEMPERATURE = 2.0
 POLICIES = ("one_hot", "rejection")
 
 
@@ -65,7 +67,12 @@ def check_engine(
 
     def sampler(policy: str) -> Callable[[int, int], list[tuple[int, ...]]]:
         def generate(n: int, seed: int) -> list[tuple[int, ...]]:
-            settings = {"max_new_tokens": LENGTH, "temperature": 1.0, "top_k": BRANCHES, "policy": policy}
+            settings = {
+                "max_new_tokens": LENGTH,
+                "temperature": TEMPERATURE,
+                "top_k": BRANCHES,
+                "policy": policy,
+            }
             return [out.tokens for out in engine.generate([ids] * n, seed=seed, **settings)]
 
         return generate
@@ -97,7 +104,7 @@ def target_law(engine: Any, prompt: Sequence[int]) -> dict[tuple[int, ...], floa
     Returns:
         Probability of each output of `check_engine`.
     """
-    sampling = Sampling(temperature=1.0, top_k=BRANCHES)
+    sampling = Sampling(temperature=TEMPERATURE, top_k=BRANCHES)
     done: dict[tuple[int, ...], float] = {}
     open_: dict[tuple[int, ...], float] = {(): 1.0}
     while open_:
