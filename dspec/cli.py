@@ -83,6 +83,7 @@ def generate(
     """Decode from a prompt; in a terminal accepted drafts and closing tokens have colours."""
     import dspec
     from dspec.display import show_stream
+    from dspec.request import parse_request
 
     given = _prompt(prompt, prompt_file, prompt_ids, chat)
     settings = {
@@ -96,6 +97,7 @@ def generate(
         "policy": policy,
         "ignore_eos": ignore_eos,
     }
+    parse_request(settings)  # before minutes of loading
     engine = dspec.load(target, drafter, backend=backend, dtype=dtype)
     if not as_json:
         show_stream(engine, given, settings)

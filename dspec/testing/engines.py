@@ -48,9 +48,6 @@ def check_engine(
 ) -> Report:
     """Check the accept rules of an engine's backend, then the law of what the engine really emits.
 
-    The engine samples `draws` short outputs under top-k 2 for the one-hot and the rejection policy;
-    their joint law is compared with the target's own, computed prefix by prefix without a drafter.
-
     Spec: RS-1, RS-13, RS-20.
 
     Args:
@@ -61,6 +58,29 @@ def check_engine(
 
     Returns:
         One merged report; it states alpha and the least total variation it would surely have seen.
+    """
+    outputs = check_outputs(engine, prompt=prompt, draws=draws, seed=seed)
+    return merge("engine", [check_rules(engine.ops), outputs])
+
+
+def check_outputs(
+    engine: Any, *, prompt: Sequence[int] | None = None, draws: int = DRAWS, seed: int = 0
+) -> Report:
+    """Check the joint law of short sampled outputs against the target's own.
+
+    The engine samples `draws` outputs of three tokens under top-k 2 for the one-hot and the
+    rejection policy; the target's law is computed prefix by prefix, without a drafter.
+
+    Spec: RS-1, RS-13.
+
+    Args:
+        engine: a `dspec.engine.Engine`.
+        prompt: token ids; None: a few ids of the vocabulary.
+        draws: outputs a policy.
+        seed: of the outputs.
+
+    Returns:
+        One merged report.
     """
     ids = list(prompt) if prompt is not None else default_prompt(engine)
     law = target_law(engine, ids)
@@ -77,8 +97,9 @@ def check_engine(
 
         return generate
 
-    drawn = [check_distribution(sampler(policy), law, n=draws, seed=seed) for policy in POLICIES]
-    return merge("engine", [check_rules(engine.ops), *drawn])
+    return merge(
+        "outputs", [check_distribution(sampler(policy), law, n=draws, seed=seed) for policy in POLICIES]
+    )
 
 
 def default_prompt(engine: Any) -> list[int]:

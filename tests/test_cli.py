@@ -1,0 +1,127 @@
+"""The command line: options, prompts, JSON on stdout, one line a mistake."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dspec import cli
+from dspec.config import TrainConfig
+
+GOLDEN = Path(__file__).parent / "golden" / "dflash_tiny"
+TARGET, DRAFTER = str(GOLDEN / "target"), str(GOLDEN / "drafter")
+
+
+def run(capsys, *words):
+    """Run the command line and return status, stdout, stderr."""
+    status = cli.run([str(word) for word in words])
+    out = capsys.readouterr()
+    return status, out.out, out.err
+
+
+def test_generate_prints_one_json_object(capsys):
+    words = ("generate", TARGET, "--drafter", DRAFTER, "--prompt-ids", "101 101 100", "--json")
+    status, out, _ = run(capsys, *words, "--max-new-tokens", 12, "--backend", "cpu")
+    found = json.loads(out)
+    assert status == 0 and len(found["tokens"]) == 12 and sum(found["n_emitted"]) >= 11
+    assert found["tau"] == sum(found["n_emitted"]) / len(found["n_emitted"])
+    alone = json.loads(run(capsys, *words[:2], *words[4:], "--max-new-tokens", 12, "--backend", "cpu")[1])
+    assert alone["tokens"] == found["tokens"] and alone["n_emitted"] == [1] * 11
+
+
+def test_generate_streams_ids_where_there_is_no_tokenizer(capsys):
+    status, out, err = run(capsys, "generate", TARGET, "--prompt-ids", "101,102", "--max-new-tokens", 5)
+    assert status == 0 and len(out.split()) == 5
+    assert "5 tokens" in err and "ended by length" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("generate", TARGET), "ConfigError: prompt: got none or several"),
+        (
+            ("generate", TARGET, "--prompt", "a", "--prompt-ids", "1"),
+            "ConfigError: prompt: got none or several",
+        ),
+        (("generate", TARGET, "--prompt-ids", "1 x"), "ConfigError: --prompt-ids: got '1 x'"),
+        (("generate", TARGET, "--prompt-ids", "300"), "ShapeError: prompt[0]: got 300"),
+        (("generate", TARGET, "--prompt", "a"), "the target has no tokenizer"),
+        (("generate", "nowhere/at/all/", "--prompt-ids", "1"), "CheckpointError: target nowhere/at/all/"),
+        (("generate", TARGET, "--drafter", TARGET, "--prompt-ids", "1"), "CheckpointError: "),
+        (
+            ("generate", TARGET, "--prompt-ids", "1", "--temperature", "-1"),
+            "ConfigError: temperature: got -1.0",
+        ),
+        (("generate", TARGET, "--prompt-ids", "1", "--backend", "tpu"), "ConfigError: backend: got 'tpu'"),
+        (("check", "--backend", "numpy", "--level", "deep"), "ConfigError: level: got 'deep'"),
+        (("train", TARGET, "x.jsonl", "--output", "y", "--betas", "a,b"), "ConfigError: --betas: got 'a,b'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(capsys, words, message):
+    status, out, err = run(capsys, *words)
+    assert status == 2 and out == ""
+    last = err.strip().splitlines()[-1]  # transformers may have drawn a bar before
+    assert message in last and "Traceback" not in err
+
+
+def test_every_training_setting_is_an_option(capsys):
+    _, out, _ = run(capsys, "train", "--help")
+    for field in dataclasses.fields(TrainConfig):
+        assert "--" + field.name.replace("_", "-") in out.replace("\n", "")
+
+
+def test_train_then_generate_with_the_trained_drafter(capsys, tmp_path):
+    lines = [json.dumps({"tokens": [i % 7 + 60 for i in range(40)]}) for _ in range(6)]
+    (tmp_path / "data.jsonl").write_text("\n".join(lines))
+    (tmp_path / "run.toml").write_text("block_size = 4\nlayers = 1\nmask_token_id = 299\nsteps = 9\n")
+    words = ("train", TARGET, tmp_path / "data.jsonl", "--output", tmp_path / "out", "--backend", "cpu")
+    options = (
+        "--config",
+        tmp_path / "run.toml",
+        "--steps",
+        2,
+        "--batch-size",
+        2,
+        "--target-layer-ids",
+        "1,3",
+    )
+    status, out, _ = run(capsys, *words, *options, "--json")
+    found = json.loads(out)
+    assert status == 0 and found["step"] == 2, "an option wins over the config file"
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["block_size"], config["dflash_config"]["target_layer_ids"]) == (4, [1, 3])
+    decode = (
+        "generate",
+        TARGET,
+        "--drafter",
+        tmp_path / "out",
+        "--prompt-ids",
+        "60 61",
+        "--max-new-tokens",
+        6,
+    )
+    assert len(json.loads(run(capsys, *decode, "--json")[1])["tokens"]) == 6
+
+
+def test_check_names_backends_and_passes(capsys):
+    status, out, _ = run(capsys, "check", "--backend", "numpy", "--json")
+    assert status == 0 and json.loads(out)["numpy"]["passed"] is True
+
+
+def test_a_prompt_file_is_text_or_messages(tmp_path):
+    (tmp_path / "a.txt").write_text("hello")
+    (tmp_path / "a.json").write_text('[{"role": "user", "content": "hi"}]')
+    assert cli._prompt(None, tmp_path / "a.txt", None, False) == "hello"
+    assert cli._prompt(None, tmp_path / "a.json", None, False) == [{"role": "user", "content": "hi"}]
+    assert cli._prompt("hi", None, None, True) == [{"role": "user", "content": "hi"}]
+
+
+def test_the_script_is_installed():
+    script = shutil.which("dspec", path=str(sys.prefix) + "/bin")
+    assert script is not None
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1].count(".") == 2
