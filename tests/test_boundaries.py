@@ -1,0 +1,137 @@
+"""Edges of the accept rules: extreme uniforms, empty residuals, odd V, bad rows, K = 0, purity."""
+
+import array_api_compat.torch as txp
+import numpy as np
+import pytest
+
+from dspec.core.numerics import draw
+from dspec.core.policies import ONE_HOT, REJECTION, draft_tokens
+from dspec.core.rejection import verify_greedy, verify_sample_match, verify_tokens
+from dspec.core.types import Draft, Sampling, Uniforms
+from dspec.errors import ShapeError
+from dspec.oracle.rejection import draw_two_level
+from dspec.oracle.rejection import verify_greedy as oracle_greedy
+from dspec.testing.boundaries import TOP, check_boundaries
+from dspec.testing.coupling import grid_uniforms
+from tests.verifiers import MODES, core_verify
+
+RULES = {"tokens": verify_tokens, "match": verify_sample_match}
+
+
+@pytest.mark.clause("RS-4", "RS-5", "RS-7", "RS-9", "RS-16", "RS-17", "NU-3", "NU-4")
+@pytest.mark.parametrize("mode", MODES)
+def test_battery(xp, mode):
+    report = check_boundaries(core_verify(xp, mode), xp=xp, mode=mode)
+    assert report.passed, report
+    assert report.tried["rows"] > 800
+
+
+@pytest.mark.clause("RS-7", "NU-1", "NU-4")
+def test_draw_takes_the_witness_token_at_extreme_uniforms(xp):
+    """The four corners of the uniforms, on laws with zeros, at V around the block edges."""
+    rng = np.random.default_rng(1)
+    corners = np.asarray([(a, b) for a in (0.0, TOP) for b in (0.0, TOP)], np.float32)
+    for vocab in (1, 2, 3, 4, 5, 8, 9, 10, 24, 25, 26):
+        # Integers over a power of two: sums are exact, so equality is due at the corners too.
+        laws = rng.integers(0, 4, (20, vocab)).astype(np.float32)
+        laws[:, rng.integers(vocab)] += 1
+        for uniforms in corners:
+            tiled = xp.asarray(np.tile(uniforms, (len(laws), 1)))
+            got = np.asarray(draw(xp.asarray(laws), tiled, xp=xp)).tolist()
+            assert got == [draw_two_level(law, uniforms.tolist()) for law in laws.tolist()]
+
+
+@pytest.mark.clause("RS-11", "NU-5", "DL-7")
+def test_greedy_breaks_forced_ties_downwards(xp):
+    """Integer logits 0..2 tie in almost every row; mutants that take the last index die here."""
+    rng = np.random.default_rng(2)
+    logits = rng.integers(0, 3, (500, 4, 5)).astype(np.float32)
+    drafts = rng.integers(0, 5, (500, 3)).astype(np.int32)
+    drafts[:250] = np.argmax(logits[:250, :3], axis=-1)
+    verdict = verify_greedy(xp.asarray(logits), Draft(xp.asarray(drafts)), xp=xp)
+    tokens, counts = np.asarray(verdict.tokens), np.asarray(verdict.n_accepted)
+    ties = (logits == logits.max(-1, keepdims=True)).sum(-1) > 1
+    assert ties.mean() > 0.4 and 0 < counts.mean() < 3
+    for row in range(500):
+        assert tokens[row, : counts[row] + 1].tolist() == oracle_greedy(
+            logits[row].tolist(), drafts[row].tolist()
+        )
+        assert (tokens[row, counts[row] + 1 :] == -1).all()
+
+
+@pytest.mark.clause("RS-16")
+@pytest.mark.parametrize("bad", (np.nan, np.inf, "all -inf"))
+def test_greedy_flags_rows_without_a_law(xp, bad):
+    logits = np.zeros((3, 2, 4), np.float32)
+    logits[1, 1] = -np.inf if bad == "all -inf" else [0, bad, 0, 0]
+    verdict = verify_greedy(xp.asarray(logits), Draft(xp.asarray(np.zeros((3, 1), np.int32))), xp=xp)
+    assert np.asarray(verdict.n_accepted).tolist() == [1, -1, 1]
+    assert np.asarray(verdict.tokens)[1].tolist() == [-1, -1]
+
+
+@pytest.mark.clause("RS-5", "RS-6")
+@pytest.mark.parametrize("rule", RULES)
+def test_nothing_follows_the_closing_token(xp, rule):
+    target = np.tile(np.eye(4, dtype=np.float32)[[1, 2, 3]], (3, 1, 1))
+    drafts = np.asarray([[1, 2], [1, 0], [0, 2]], np.int32)
+    uniforms = Uniforms(xp.asarray(np.zeros((3, 2), np.float32)), xp.asarray(np.zeros((3, 3, 2), np.float32)))
+    verdict = RULES[rule](xp.asarray(target), Draft(xp.asarray(drafts)), uniforms, xp=xp)
+    assert np.asarray(verdict.n_accepted).tolist() == [2, 1, 0]
+    assert np.asarray(verdict.tokens).tolist() == [[1, 2, 3], [1, 2, -1], [1, -1, -1]]
+
+
+@pytest.mark.clause("RS-7", "NU-2")
+@pytest.mark.parametrize("dtype", (txp.bfloat16, txp.float16))
+def test_narrow_laws_never_emit_a_token_of_no_mass(dtype):
+    """Low-precision inputs at the top of the CDF, with a third of the vocabulary at zero."""
+    rng = np.random.default_rng(3)
+    weights = rng.random((200, 2, 300)) * (rng.random((200, 2, 300)) > 1 / 3)
+    weights[..., -50:] = 0
+    laws = txp.asarray(weights / weights.sum(-1, keepdims=True), dtype=dtype)
+    drafts = txp.asarray(rng.integers(0, 300, (200, 1)).astype(np.int32))
+    for u in (0.0, TOP):
+        uniforms = Uniforms(txp.full((200, 1), u), txp.full((200, 2, 2), u))
+        for rule in RULES.values():
+            verdict = rule(laws, Draft(drafts), uniforms, xp=txp)
+            for row in range(200):
+                for slot in range(int(verdict.n_accepted[row]) + 1):
+                    assert laws[row, slot, int(verdict.tokens[row, slot])] > 0
+
+
+@pytest.mark.clause("RS-16")
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("fault", ("rows", "slots", "vocabulary", "rank"))
+def test_shapes_that_disagree_raise(xp, rule, fault):
+    shapes = {"rows": (3, 3, 4), "slots": (2, 2, 4), "vocabulary": (2, 3, 4), "rank": (2, 4)}
+    target = xp.full(shapes[fault], 0.25)
+    vocab = 5 if fault == "vocabulary" else 4
+    draft = Draft(xp.zeros((2, 2), dtype=xp.int32), xp.full((2, 2, vocab), 1 / vocab))
+    uniforms = Uniforms(xp.zeros((2, 2)), xp.zeros((2, 3, 2)))
+    with pytest.raises(ShapeError, match="NT-4"):
+        RULES[rule](target, draft, uniforms, xp=xp)
+
+
+@pytest.mark.clause("RS-2")
+@pytest.mark.parametrize("vocab", (7, 4096))
+@pytest.mark.parametrize("dtype", ("float32", "bfloat16"))
+def test_reported_law_is_the_law_that_was_drawn_from(dtype, vocab):
+    """V is large because a law rounded after the draw shows in 0.07 % of rows at V = 3, 20 % at 4096."""
+    rng = np.random.default_rng(4)
+    logits = txp.asarray(2 * rng.standard_normal((32, 2, vocab)), dtype=getattr(txp, dtype))
+    uniforms = grid_uniforms(rng, (32, 2, 2))
+    sampling = Sampling(temperature=0.8, top_p=0.95)
+    draft = draft_tokens(logits, REJECTION, sampling, txp.asarray(uniforms), xp=txp)
+    assert draft.probs.dtype == txp.float32
+    wrong = 0
+    for row in range(32):
+        for slot in range(2):
+            law = draft.probs[row, slot].tolist()
+            wrong += draw_two_level(law, uniforms[row, slot].tolist()) != int(draft.tokens[row, slot])
+    assert wrong == 0
+
+
+@pytest.mark.clause("RS-2", "RS-18")
+def test_argmax_drafts_report_no_law(xp):
+    logits = xp.asarray(np.asarray([[[0.0, 2.0, 2.0]]]))
+    draft = draft_tokens(logits, ONE_HOT, Sampling(temperature=1.0), None, xp=xp)
+    assert draft.probs is None and np.asarray(draft.tokens).tolist() == [[1]]
