@@ -19,3 +19,6 @@ BF16_GRADIENT = 6e-3
 # One network in float32 run with other shapes (cached, chunked, in blocks): 2^-23 times about 60 terms of
 # size 4 in each of 4 layers, on the tiny models of tests/tiny_models.py; measured 2e-6 to 1e-5.
 FORWARD_F32 = 1e-4
+# Gradient of a whole drafter in float32 by two orders of summation, relative to its largest entry:
+# 2^-23 times about 200 terms of one sign a weight.
+TRAINING_GRADIENT = 3e-5

@@ -89,8 +89,8 @@ def resolve_device(choice: str | torch.device) -> torch.device:
     here = devices_here()
     if choice == "auto":
         return torch.device(here[0])
-    kind, _, index = str(choice).partition(":")
-    if kind not in DEVICES or not (index == "" or index.isdecimal()):
+    kind, colon, index = str(choice).partition(":")
+    if kind not in DEVICES or (colon and not index.isdecimal()):
         raise ConfigError(explain("device", repr(str(choice)), "one of " + ", ".join(DEVICES)))
     count = torch.cuda.device_count() if kind == "cuda" else 1
     if kind not in here or int(index or 0) >= count:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import cached_file
 
@@ -36,7 +37,7 @@ def read_pretrained(source: str | Path, *, dtype: torch.dtype | None) -> tuple[A
             str(source), dtype=dtype or "auto", use_safetensors=True, output_loading_info=True, **options
         )
         tokenizer = AutoTokenizer.from_pretrained(str(source), **options) if _has_tokenizer(source) else None
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         needed = "a folder or hub id of a causal language model that transformers knows, in safetensors"
         raise CheckpointError(explain(f"target {source}", str(error), needed)) from error
     _refuse_missing(found, source)

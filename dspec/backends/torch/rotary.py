@@ -1,17 +1,13 @@
 """Rotary positions of a drafter: the frequencies are the target's, the layout is two halves (neox)."""
 
-from types import SimpleNamespace
-
 import torch
 from torch import Tensor
+from transformers import Qwen3Config
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from dspec.config import DrafterConfig
-from dspec.errors import ConfigError, explain
 
 Rotation = tuple[Tensor, Tensor]  # cosines and sines, (B, 1, S, head_dim)
-# Rules that depend on the config alone. Others change with the length of the text.
-SCALINGS = ("default", "linear", "llama3", "yarn")
 
 
 class Rotary:
@@ -21,9 +17,6 @@ class Rotary:
 
     Args:
         config: of the drafter.
-
-    Raises:
-        ConfigError: a scaling that dspec does not know.
     """
 
     def __init__(self, config: DrafterConfig) -> None:
@@ -45,23 +38,19 @@ def frequencies(config: DrafterConfig) -> tuple[Tensor, float]:
 
     Args:
         config: rope_theta, rope_scaling, head_dim and max_position_embeddings are read.
-
-    Raises:
-        ConfigError: a scaling that dspec does not know.
     """
     scaling = dict(config.rope_scaling or {})
-    kind = scaling.pop("type", "default")
-    kind = scaling.setdefault("rope_type", kind)
-    if kind not in SCALINGS:
-        raise ConfigError(explain("rope_scaling", kind, "one of " + ", ".join(SCALINGS), clause="BD-6"))
+    kind = scaling.get("rope_type", scaling.pop("type", "default"))
     if kind == "default":
         steps = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
         return 1.0 / (config.rope_theta**steps), 1.0
-    settings = SimpleNamespace(
+    # transformers fills in what a scaling leaves out, as it does for the target.
+    settings = Qwen3Config(
+        hidden_size=config.hidden_size,
+        num_attention_heads=config.num_attention_heads,
         head_dim=config.head_dim,
         max_position_embeddings=config.max_position_embeddings,
-        rope_parameters={"rope_theta": config.rope_theta, **scaling},
-        standardize_rope_params=lambda: None,
+        rope_parameters={**scaling, "rope_type": kind, "rope_theta": config.rope_theta},
     )
     return ROPE_INIT_FUNCTIONS[kind](settings, torch.device("cpu"))
 
@@ -72,7 +61,7 @@ def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     Example:
         >>> quarter = (torch.zeros(1, 1, 1, 2), torch.ones(1, 1, 1, 2))
         >>> rotate(torch.tensor([[[[1.0, 0.0]]]]), quarter).tolist()
-        [[[[-0.0, 1.0]]]]
+        [[[[0.0, 1.0]]]]
     """
     cos, sin = rotation
     first, second = x.chunk(2, dim=-1)

@@ -27,8 +27,8 @@ def check_model(model: Any, logits: Any) -> None:
     Raises:
         BackendUnavailable: names what differs.
     """
-    _refuse_shape(model)
     refuse_unless_rewindable(model)
+    _refuse_shape(model)
     body, seen = model.get_decoder(), {}
 
     def first_input(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -1,0 +1,73 @@
+"""Small transformers models with random weights: one a kind that dspec drives, and some it refuses."""
+
+import torch
+import transformers as tf
+
+VOCABULARY, WIDTH, WINDOW = 60, 32, 5
+COMMON = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": WIDTH,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 4,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    # Far from the usual 0.02, so that attention is not almost uniform.
+    "initializer_range": 0.4,
+}
+GROUPED = {**COMMON, "num_key_value_heads": 2}
+GEMMA = {**GROUPED, "head_dim": 16}
+MIXED = {"layer_types": ["sliding_attention", "full_attention"] * 2, "sliding_window": WINDOW}
+SLIDING = {"use_sliding_window": True, "max_window_layers": 2, "sliding_window": WINDOW}
+DRIVEN = {
+    "qwen3": lambda: tf.Qwen3ForCausalLM(tf.Qwen3Config(**GEMMA)),
+    "qwen3_tied": lambda: tf.Qwen3ForCausalLM(tf.Qwen3Config(**GEMMA, tie_word_embeddings=True)),
+    "qwen3_moe": lambda: tf.Qwen3MoeForCausalLM(
+        tf.Qwen3MoeConfig(**GEMMA, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16)
+    ),
+    "qwen2": lambda: tf.Qwen2ForCausalLM(tf.Qwen2Config(**GROUPED)),
+    "qwen2_sliding": lambda: tf.Qwen2ForCausalLM(tf.Qwen2Config(**GROUPED, **SLIDING)),
+    "llama": lambda: tf.LlamaForCausalLM(tf.LlamaConfig(**GROUPED)),
+    "mistral_sliding": lambda: tf.MistralForCausalLM(tf.MistralConfig(**GROUPED, sliding_window=WINDOW)),
+    "gemma": lambda: tf.GemmaForCausalLM(tf.GemmaConfig(**GEMMA)),
+    "gemma2": lambda: tf.Gemma2ForCausalLM(
+        tf.Gemma2Config(**GEMMA, **MIXED, final_logit_softcapping=3.0, query_pre_attn_scalar=16)
+    ),
+    "gemma3": lambda: tf.Gemma3ForCausalLM(tf.Gemma3TextConfig(**GEMMA, **MIXED, query_pre_attn_scalar=16)),
+}
+REFUSED = {
+    # name: (model, words of the message)
+    "t5": (
+        lambda: tf.T5ForConditionalGeneration(
+            tf.T5Config(vocab_size=60, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=4)
+        ),
+        "encoder",
+    ),
+    "mamba": (
+        lambda: tf.MambaForCausalLM(
+            tf.MambaConfig(vocab_size=60, hidden_size=32, state_size=4, num_hidden_layers=2)
+        ),
+        "linear_attention|recurrent",
+    ),
+    "lfm2": (
+        lambda: tf.Lfm2ForCausalLM(tf.Lfm2Config(**GROUPED, layer_types=["conv", "full_attention"] * 2)),
+        "conv",
+    ),
+    "granite_logits": (
+        lambda: tf.GraniteForCausalLM(tf.GraniteConfig(**GROUPED, logits_scaling=8.0)),
+        "logits changed after the head",
+    ),
+    "granite_embeddings": (
+        lambda: tf.GraniteForCausalLM(tf.GraniteConfig(**GROUPED, embedding_multiplier=12.0)),
+        "embeddings changed before the first layer",
+    ),
+    "phi_bias": (lambda: tf.PhiForCausalLM(tf.PhiConfig(**COMMON)), "head with a bias"),
+}
+
+
+def make(kind):
+    """A model with weights that depend on the kind alone."""
+    torch.manual_seed(7)
+    return DRIVEN[kind]() if kind in DRIVEN else REFUSED[kind][0]()
