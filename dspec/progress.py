@@ -17,6 +17,8 @@ from dspec.errors import DataError, explain
 class MetricsLog:
     """An append-only JSONL file of metrics, one flushed line an event; also kept in memory.
 
+    A context manager: the file is closed on leaving.
+
     Args:
         path: the file; None keeps the lines in memory only.
         step: lines of later steps are dropped first: a resumed run writes them again.
@@ -46,8 +48,12 @@ class MetricsLog:
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
 
-    def close(self) -> None:
-        """Close the file."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._file is not None:
             self._file.close()
 

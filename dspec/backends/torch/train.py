@@ -97,11 +97,15 @@ class _Run:
 
     def go(self, quiet: bool) -> dict[str, TrainResult]:
         start = self._start()
-        steps = self.config.steps
-        self.log = MetricsLog(self.output and self.output / METRICS, step=start)
-        self._recall()
+        with MetricsLog(self.output and self.output / METRICS, step=start) as self.log:
+            self._recall()
+            done = self._loop(start, quiet)
+        return {name: self._result(name, done) for name in self.learners}
+
+    def _loop(self, start: int, quiet: bool) -> int:
+        """Run from step `start` to the end or to a signal; return the steps done."""
+        done, steps = start, self.config.steps
         with Interrupt() as stop, TrainingDisplay(steps, start=start, quiet=quiet) as self.display:
-            done = start
             while done < steps and stop.requested is None:
                 self._step(done)
                 done += 1
@@ -111,8 +115,7 @@ class _Run:
                     self._save(done)
             if done < steps:
                 self.display.note(f"stopped by {stop.requested} after step {done} of {steps}")
-        self.log.close()
-        return {name: self._result(name, done) for name in self.learners}
+        return done
 
     def _start(self) -> int:
         """Return the step to begin with: 0, or that of the newest checkpoint, which is loaded."""

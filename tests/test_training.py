@@ -1,0 +1,270 @@
+"""The fit loop: it learns, it repeats itself bit for bit, and it stops and goes on without a trace."""
+
+import io
+import json
+import os
+import shutil
+import signal
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from dspec.acceptance import Acceptance
+from dspec.backends.torch.drafter import load_drafter
+from dspec.backends.torch.train import fit
+from dspec.errors import CheckpointError, ConfigError, DataError, NumericsError
+from dspec.interrupt import Interrupt
+from dspec.io.checkpoints import step_folders
+from dspec.io.examples import Example
+from dspec.progress import MetricsLog, TrainingDisplay
+from dspec.rng import Purpose, Stream
+from dspec.schedule import learning_rate
+from tests.tiny_training import make_config, make_drafter, make_examples, make_learner, make_target
+
+
+@pytest.fixture(scope="module")
+def target():
+    return make_target()
+
+
+def train(target, config, *, output=None, names=("ltr",), examples=None, validation=()):
+    learners = {name: make_learner(target, config, name) for name in names}
+    data = make_examples() if examples is None else examples
+    return fit(target, learners, data, config, validation=validation, output=output, quiet=True)
+
+
+def weights(result):
+    return {name: p.detach().clone() for name, p in result.drafter.named_parameters()}
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def losses(result):
+    return [line["loss"] for line in result.history if line["event"] == "train"]
+
+
+def test_the_loss_goes_down(target):
+    result = train(target, make_config(steps=150, lr=1e-2, anchors=20), names=("uniform",))["uniform"]
+    seen = losses(result)
+    print(seen[:5], seen[-10:])
+    assert np.mean(seen[-10:]) < 0.6 * np.mean(seen[:5])
+
+
+def test_a_repeated_text_is_learnt_by_heart_up_to_the_whole_block(target):
+    text = np.tile(np.array([5, 17, 40, 3, 88, 61, 29], dtype=np.int64), 8)
+    examples = (Example(text, np.ones(len(text), dtype=bool)),)
+    config = make_config(steps=120, lr=1e-2, block_size=6, batch_size=1, anchors=24, validate_every=0)
+    result = train(target, config, examples=examples, validation=examples)["ltr"]
+    assert result.metrics["tau"] > 5.8
+    assert result.metrics["tau"] <= config.block_size
+    assert result.metrics["waste"] < 0.01
+
+
+@pytest.mark.clause("RN-5")
+def test_two_runs_are_equal_bit_for_bit(target):
+    config = make_config(accumulation=2)
+    first, second = (train(target, config)["ltr"] for _ in range(2))
+    assert losses(first) == losses(second)
+    assert same(weights(first), weights(second))
+    other = train(target, config.replace(seed=1))["ltr"]
+    assert losses(other) != losses(first)
+
+
+@pytest.mark.clause("RN-5")
+def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(target, tmp_path):
+    config = make_config(save_every=3, validate_every=2)
+    names = ("ltr", "uniform")
+    held = make_examples(4, seed=9)
+    whole = train(target, config, output=tmp_path / "run", names=names, validation=held)
+    shutil.copytree(tmp_path / "run", tmp_path / "again")
+    last = step_folders(tmp_path / "again")[-1]
+    assert last.step == 6
+    shutil.rmtree(last.path)
+    resumed = train(
+        target, config, output=tmp_path / "again", names=names, validation=make_examples(4, seed=9)
+    )
+    for name in names:
+        assert same(weights(whole[name]), weights(resumed[name]))
+        assert losses(whole[name]) == losses(resumed[name])
+        before, after = (
+            load_file(tmp_path / run / "checkpoints" / "step-00000006" / name / "optimizer.safetensors")
+            for run in ("run", "again")
+        )
+        assert same(before, after) and len(before) == 4 * len(weights(whole[name]))
+        assert whole[name].metrics["tau"] == resumed[name].metrics["tau"]
+
+
+def test_one_target_pass_a_batch_feeds_every_learner(target, monkeypatch):
+    shapes = []
+    tap = target.tap
+    monkeypatch.setattr(
+        target, "tap", lambda ids, layers: (shapes.append(tuple(ids.shape)), tap(ids, layers))[1]
+    )
+    config = make_config(steps=2)
+    together = train(target, config, names=("uniform", "ltr"))
+    assert shapes == [(4, 64)] * 2
+    for name in ("uniform", "ltr"):
+        assert same(weights(together[name]), weights(train(target, config, names=(name,))[name]))
+
+
+def test_the_output_folder_holds_the_drafter_and_its_metrics(target, tmp_path):
+    config = make_config(steps=4, validate_every=2)
+    result = train(target, config, output=tmp_path, validation=make_examples(4, seed=9))["ltr"]
+    loaded = load_drafter(tmp_path, device="cpu")
+    assert same(dict(loaded.named_parameters()), weights(result))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == list(result.history)
+    assert [(x["event"], x["step"]) for x in lines] == [
+        ("train", 1), ("train", 2), ("validate", 2), ("train", 3), ("train", 4), ("validate", 4)
+    ]  # fmt: skip
+    assert result.metrics["finished"] and result.metrics["step"] == 4
+    assert result.metrics["tau"] == lines[-1]["tau"] >= 1
+    assert len(result.metrics["acceptance"]) == 3
+
+
+def test_a_finished_run_is_handed_back_without_training(target, tmp_path):
+    config = make_config(steps=3)
+    first = train(target, config, output=tmp_path)["ltr"]
+    again = train(target, config, output=tmp_path)["ltr"]
+    assert same(weights(first), weights(again)) and losses(first) == losses(again)
+
+
+@pytest.mark.parametrize("change", ["lr", "data", "objective"])
+def test_a_checkpoint_of_another_run_is_refused(target, tmp_path, change):
+    config = make_config(steps=2)
+    train(target, config, output=tmp_path)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    other = config.replace(lr=1e-5) if change == "lr" else config
+    examples = make_examples(seed=5) if change == "data" else None
+    name = "uniform" if change == "objective" else "ltr"
+    with pytest.raises(CheckpointError, match=rf"{change}.*no-resume"):
+        train(target, other, output=tmp_path, examples=examples, names=(name,))
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    anew = train(target, other.replace(resume=False), output=tmp_path, examples=examples, names=(name,))
+    assert len(losses(anew[name])) == 2
+
+
+def test_settings_that_change_no_weight_may_change(target, tmp_path):
+    config = make_config(steps=2)
+    train(target, config, output=tmp_path)
+    train(target, config.replace(validate_every=1, save_every=1), output=tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_a_checkpoint_and_leaves(target, tmp_path, monkeypatch, number):
+    config = make_config(steps=6)
+    whole = train(target, config)["ltr"]
+    tap, calls = target.tap, []
+
+    def tap_and_signal(ids, layers):
+        calls.append(1)
+        if len(calls) == 3:
+            os.kill(os.getpid(), number)
+        return tap(ids, layers)
+
+    monkeypatch.setattr(target, "tap", tap_and_signal)
+    stopped = train(target, config, output=tmp_path)["ltr"]
+    assert (stopped.metrics["finished"], stopped.metrics["step"]) == (False, 3)
+    assert [found.step for found in step_folders(tmp_path)] == [3]
+    assert not (tmp_path / "model.safetensors").exists()
+    finished = train(target, config, output=tmp_path)["ltr"]
+    assert finished.metrics["finished"] and losses(finished) == losses(whole)
+    assert same(weights(finished), weights(whole))
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_overwrites_nothing(target, tmp_path, monkeypatch):
+    config = make_config(steps=4, save_every=2)
+    tap, calls = target.tap, []
+
+    def poisoned(ids, layers):
+        calls.append(1)
+        return tap(ids, layers) * (float("nan") if len(calls) == 4 else 1.0)
+
+    monkeypatch.setattr(target, "tap", poisoned)
+    with pytest.raises(NumericsError, match="step 4"):
+        train(target, config, output=tmp_path)
+    assert [found.step for found in step_folders(tmp_path)] == [2]
+    assert not (tmp_path / "model.safetensors").exists()
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_learners_must_share_blocks_and_taps(target):
+    learners = {str(k): make_learner(target, make_config(block_size=k)) for k in (4, 5)}
+    with pytest.raises(ConfigError, match="block_size"):
+        fit(target, learners, make_examples(), make_config(), quiet=True)
+    with pytest.raises(ConfigError, match="at least one"):
+        fit(target, {}, make_examples(), make_config(), quiet=True)
+
+
+@pytest.mark.clause("RN-2")
+def test_validation_draws_its_anchors_under_a_key_of_its_own():
+    draws = [Stream(0, request=r).uniforms(Purpose.ANCHORS, 0, (2, 8)) for r in (0, 1)]
+    assert not np.array_equal(*draws)
+
+
+def test_tau_is_the_mean_accepted_prefix_plus_one_where_no_block_is_cut():
+    hit = np.random.default_rng(0).random((50, 5)) < 0.7
+    counts = Acceptance.count(hit[:20], np.ones((20, 5), bool)) + Acceptance.count(
+        hit[20:], np.ones((30, 5), bool)
+    )
+    prefix = [next((k for k, h in enumerate(row) if not h), 5) for row in hit]
+    assert counts.tau == pytest.approx(1 + np.mean(prefix))
+    wasted = sum(int(row[n:].sum()) for row, n in zip(hit, prefix))
+    assert counts.waste == wasted / hit.size
+
+
+def test_a_block_cut_by_the_end_of_its_text_is_no_error():
+    hit = np.ones((2, 3), dtype=bool)
+    mask = np.array([[True, True, True], [True, False, False]])
+    counts = Acceptance.count(hit & mask, mask)
+    assert counts.tau == 4.0 and counts.rates == (1.0, 1.0, 1.0) and counts.waste == 0
+
+
+def test_the_rate_rises_then_falls_to_nearly_zero():
+    rates = [learning_rate(s, peak=2.0, steps=100, warmup=0.1) for s in range(100)]
+    assert rates[9] == rates[10] == max(rates) == 2.0 and rates[0] == pytest.approx(0.2)
+    assert rates[10:] == sorted(rates[10:], reverse=True) and 0 < rates[-1] < 0.01
+    assert learning_rate(0, peak=2.0, steps=1, warmup=0.0) == 2.0
+
+
+def test_metrics_of_steps_after_the_checkpoint_are_dropped_and_half_a_line_too(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"st')
+    with MetricsLog(path, step=1) as log:
+        log.write({"step": 2, "loss": 0.5})
+        assert path.read_text() == '{"step": 1}\n{"step": 2, "loss": 0.5}\n'  # flushed, not closed yet
+    path.write_text('{"st\n{"step": 2}\n')
+    with pytest.raises(DataError, match="line 1"):
+        MetricsLog(path, step=2)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_the_display_shows_loss_tau_waste_rate_and_steps(terminal):
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=140)
+    with TrainingDisplay(2, console=console) as display:
+        display.step(1, {"ltr": {"loss": 2.5}}, tokens_per_s=1234.5)
+        display.step(2, {"ltr": {"loss": 2.25, "tau": 1.5, "waste": 0.25}}, tokens_per_s=1234.5)
+    text = console.file.getvalue()
+    assert all(part in text for part in ("2/2", "loss 2.250", "τ 1.50", "waste 25%", "1,234 tok/s"))
+    assert ("left" in text) is not terminal
+
+
+def test_a_second_interrupt_acts_at_once():
+    with Interrupt() as interrupt:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupt.requested == "SIGINT"
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_drafters_are_left_as_they_were_by_validation(target):
+    config = make_config(steps=3, validate_every=1)
+    with_validation = train(target, config, validation=make_examples(4, seed=9))["ltr"]
+    assert same(weights(with_validation), weights(train(target, config)["ltr"]))
+    assert not same(weights(with_validation), dict(make_drafter(target, layers=1).named_parameters()))
