@@ -11,7 +11,7 @@ from dspec.errors import ShapeError
 from dspec.oracle import objectives as oracle
 from tests import tolerances
 from tests.conftest import NAMESPACES
-from tests.objective_cases import CASES, batches, example, place, to_numpy
+from tests.core_objective_cases import CASES, batches, example, place, to_numpy
 
 assert set(PRESETS) <= set(CASES)
 REDUCTIONS = ("block_sum", "weighted_mean")
