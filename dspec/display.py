@@ -6,9 +6,13 @@ from time import perf_counter
 from typing import Any
 
 from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
 from rich.text import Text
 
 from dspec.engine import Engine
+from dspec.evaluation.bench import run_suite
+from dspec.evaluation.suites import load_suite
 from dspec.generation import Chunk
 
 ACCEPTED, CLOSING = "green", "bold yellow"
@@ -66,3 +70,41 @@ def summary(chunks: list[Chunk], seconds: float) -> str:
     if judged:
         line += f", tau {sum(chunk.n_accepted + 1 for chunk in judged) / len(judged):.2f}"
     return f"{line}, ended by {chunks[-1].finish}"
+
+
+def show_bench(engine: Engine, suite: str, *, quiet: bool = False, **settings: Any) -> dict[str, Any]:
+    """Decode a suite with a progress bar and print its table.
+
+    Args:
+        engine: decodes.
+        suite: name or JSONL file.
+        quiet: print nothing on stdout.
+        **settings: of `run_suite`.
+
+    Returns:
+        The result as plain values.
+    """
+    notes = Console(stderr=True)
+    prompts = load_suite(suite)
+    with Progress(console=notes, transient=True) as bar:
+        task = bar.add_task(prompts.name, total=len(prompts.prompts))
+        result = run_suite(
+            engine, prompts, progress=lambda done, _: bar.update(task, completed=done), **settings
+        )
+    found = result.as_dict()
+    if not quiet:
+        Console().print(_bench_table(found))
+    return found
+
+
+def _bench_table(found: Mapping[str, Any]) -> Table:
+    low, high = found["tau_interval"]
+    table = Table(title=f"{found['suite']}: {found['n_prompts']} prompts, {found['n_passes']} verify passes")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    table.add_row("tau (95 % interval over prompts)", f"{found['tau']:.3f} ({low:.3f} to {high:.3f})")
+    for slot, rate in enumerate(found["alpha"], 1):
+        table.add_row(f"acceptance at slot {slot}, once reached", f"{rate:.3f}")
+    table.add_row("right drafts after a rejection", f"{found['waste']:.1%}")
+    table.add_row("tokens per second", f"{found['tokens_per_second']:.1f}")
+    return table
