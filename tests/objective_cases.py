@@ -1,32 +1,58 @@
-"""Random blocks and the objectives that the tests of the witness run over."""
+"""What tests of objectives share: texts with the oracle terms they stand for, and batches of blocks.
+
+The terms are written out, not parsed, so that a wrong parser is found.
+"""
+
+from math import inf
 
 import numpy as np
-import pytest
+import torch
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
-from dspec.oracle.objectives import REDUCTIONS
-
-N, K = 5, 7
-LTR = [("decay", {"gamma": 10.0}), ("first_error", {"weight": 0.3}), ("chain", {"weight": 40.0})]
-OBJECTIVES = {
-    "uniform": [("decay", {})],
-    "decay": [("decay", {"gamma": 4.0, "weight": 2.5})],
-    "first_error": [("first_error", {"weight": 0.7, "gamma": 3.0})],
-    "chain": [("chain", {"weight": 40.0})],
-    "dpace": [("dpace", {"alpha": 0.5, "weight": 1.5})],
-    "dpace(0)": [("dpace", {"alpha": 0.0})],
-    "ltr": LTR,
-    "everything": [*LTR, ("dpace", {"alpha": 0.3})],
+CASES = {
+    "uniform": [("decay", {"gamma": inf, "weight": 1.0})],
+    "dflash": [("decay", {"gamma": 7.0, "weight": 1.0})],
+    "ltr": [
+        ("decay", {"gamma": 10.0, "weight": 1.0}),
+        ("first_error", {"gamma": 10.0, "weight": 0.3}),
+        ("chain", {"weight": 40.0}),
+    ],
+    "dpace": [("dpace", {"alpha": 0.5, "weight": 1.0})],
+    "decay(2, weight=3)": [("decay", {"gamma": 2.0, "weight": 3.0})],
+    "first_error(2)": [("first_error", {"gamma": inf, "weight": 2.0})],
+    "first_error(0.3, gamma=1.5)": [("first_error", {"gamma": 1.5, "weight": 0.3})],
+    "chain(2)": [("chain", {"weight": 2.0})],
+    "dpace(0)": [("dpace", {"alpha": 0.0, "weight": 1.0})],
+    "dpace(1, weight=2)": [("dpace", {"alpha": 1.0, "weight": 2.0})],
+    "decay(4)+dpace(0.3)+chain(5)": [
+        ("decay", {"gamma": 4.0, "weight": 1.0}),
+        ("dpace", {"alpha": 0.3, "weight": 1.0}),
+        ("chain", {"weight": 5.0}),
+    ],
 }
-every_objective = pytest.mark.parametrize("terms", OBJECTIVES.values(), ids=OBJECTIVES)
-every_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)
-every_seed = pytest.mark.parametrize("seed", range(3))
 
 
-def blocks(seed, n=N):
-    """Random blocks: gaps in the masks, an all-correct block, and a block without supervised slots."""
+@st.composite
+def batches(draw):
+    """Return (log_prob, hit, mask): 1-4 blocks of 1-6 slots, masked anywhere, also whole blocks."""
+    shape = draw(st.tuples(st.integers(1, 4), st.integers(1, 6)))
+    log_prob = hnp.arrays(np.float64, shape, elements=st.floats(-12, 0) | st.sampled_from([0.0, -800.0]))
+    flags = hnp.arrays(np.bool_, shape)
+    return draw(log_prob), draw(flags), draw(flags)
+
+
+def example(n=6, k=7, seed=0):
+    """Return one batch with masks of every kind: ragged ends, holes, a whole block."""
     rng = np.random.default_rng(seed)
-    log_prob = np.log(rng.uniform(0.05, 0.95, (n, K)))
-    hit = rng.random((n, K)) < 0.6
-    mask = rng.random((n, K)) < 0.8
-    hit[1], mask[2], mask[3] = True, False, True
-    return log_prob, hit, mask
+    mask = rng.random((n, k)) < 0.8
+    mask[1] = False
+    return np.log(rng.random((n, k))), rng.random((n, k)) < 0.6, mask
+
+
+def to_numpy(x):
+    return x.detach().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
+
+
+def place(batch, xp):
+    return [xp.asarray(x) for x in batch]

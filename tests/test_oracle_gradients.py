@@ -7,7 +7,7 @@ import pytest
 
 from dspec.oracle.objectives import objective_gradient, objective_value
 from dspec.oracle.terms import credit, first_error_slot
-from tests.objective_cases import LTR, K, N, blocks, every_objective, every_reduction, every_seed
+from tests.oracle_cases import LTR, K, N, blocks, every_objective, every_reduction, every_seed
 from tests.tolerances import FLOAT64, GRADIENT_F64
 
 STEP = 1e-6  # central differences: error about STEP^2 + eps / STEP, well under GRADIENT_F64

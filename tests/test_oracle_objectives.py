@@ -18,7 +18,7 @@ from dspec.oracle.objectives import (
     wasted_hits,
 )
 from dspec.oracle.terms import credit, first_error_slot, position_weight
-from tests.objective_cases import LTR, OBJECTIVES, K, N, blocks, every_objective, every_reduction
+from tests.oracle_cases import LTR, OBJECTIVES, K, N, blocks, every_objective, every_reduction
 from tests.tolerances import FLOAT64
 
 LN2 = math.log(2.0)
