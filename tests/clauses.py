@@ -14,12 +14,11 @@ from pathlib import Path
 FORM = re.compile(r"### (?P<prefix>[A-Z]{2})-(?P<number>[1-9]\d*) \((?P<level>[A-Z]+)\) (?P<title>\S.*)")
 LEVELS = ("MUST", "SHOULD", "MAY", "PLANNED")
 NEED_TEST = ("MUST", "SHOULD")
-CLAUSE_ID = re.compile(r"[A-Z]{2}-[1-9]\d*")
 ISSUE = re.compile(r"\bissue \d+", re.IGNORECASE)
 SPEC_LINE = re.compile(r"^[ \t]*Spec:(?P<ids>.*)$", re.MULTILINE)
 FENCE = ("```", "~~~")
-# A "Spec:" line holds ids between commas and a full stop; anything else hides a typing error.
-SPEC_IDS = re.compile(rf"\s*{CLAUSE_ID.pattern}(, {CLAUSE_ID.pattern})*\.?\s*")
+# A "Spec:" line holds ids and ranges of ids between commas; anything else hides a typing error.
+RANGE = re.compile(r"(?P<prefix>[A-Z]{2})-(?P<first>[1-9]\d*)(\.\.(?P=prefix)-(?P<last>[1-9]\d*))?")
 
 
 @dataclass(frozen=True)
@@ -111,6 +110,20 @@ def read_test_citations(root: Path) -> tuple[list[Citation], list[str]]:
     return citations, faults
 
 
+def ids_of(line: str) -> list[str]:
+    """Return the ids of a `Spec:` line, ranges such as RS-1..RS-18 in full; empty if it is malformed."""
+    ids: list[str] = []
+    for entry in line.strip().removesuffix(".").split(", "):
+        match = RANGE.fullmatch(entry)
+        if match is None:
+            return []
+        first, last = int(match["first"]), int(match["last"] or match["first"])
+        if last < first:
+            return []
+        ids += [f"{match['prefix']}-{number}" for number in range(first, last + 1)]
+    return ids
+
+
 def read_docstring_citations(root: Path) -> tuple[list[Citation], list[str]]:
     """Return the ids on `Spec:` lines of docstrings in dspec/, and a fault for each unreadable line."""
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
@@ -121,9 +134,10 @@ def read_docstring_citations(root: Path) -> tuple[list[Citation], list[str]]:
                 continue
             for match in SPEC_LINE.finditer(ast.get_docstring(node) or ""):
                 place = f"{name}:{getattr(node, 'lineno', 1)}"
-                if SPEC_IDS.fullmatch(match["ids"]) is None:
+                ids = ids_of(match["ids"])
+                if not ids:
                     faults.append(f"{place}: unreadable 'Spec:{match['ids']}'; needs 'Spec: RS-3, RS-4.'")
-                citations += [Citation(id, place) for id in CLAUSE_ID.findall(match["ids"])]
+                citations += [Citation(id, place) for id in ids]
     return citations, faults
 
 

@@ -10,7 +10,7 @@ GOOD = {
     "spec/a.md": "# A\n\n### AA-1 (MUST) First\nText.\n\n### AA-2 (MAY) Second\nText.\n",
     "spec/b.md": "### BB-1 (PLANNED) Later\nNot built: issue 7.\n\n### BB-3 (SHOULD) Third\nText.\n",
     "tests/test_a.py": ('import pytest\n\n\n@pytest.mark.clause("AA-1", "BB-3")\ndef test_a():\n    pass\n'),
-    "dspec/a.py": 'def f():\n    """F.\n\n    Spec: AA-1, AA-2.\n    """\n',
+    "dspec/a.py": 'def f():\n    """F.\n\n    Spec: AA-1..AA-2, BB-3.\n    """\n',
 }
 FAULTS = {
     "duplicate id": ("spec/c.md", "### AA-1 (MAY) Again\n", "AA-1 is used already at spec/a.md:3"),
@@ -23,7 +23,11 @@ FAULTS = {
         "tests/test_b.py:2: cites AA-9",
     ),
     "unknown id in a docstring": ("dspec/b.py", '"""B.\n\nSpec: ZZ-1.\n"""\n', "dspec/b.py:1: cites ZZ-1"),
-    "range in a docstring": ("dspec/b.py", '"""B.\n\nSpec: AA-1..AA-2.\n"""\n', "unreadable 'Spec:"),
+    "end of a range": ("dspec/b.py", '"""B.\n\nSpec: AA-1..AA-3.\n"""\n', "dspec/b.py:1: cites AA-3"),
+    "falling range": ("dspec/b.py", '"""B.\n\nSpec: AA-2..AA-1.\n"""\n', "unreadable 'Spec:"),
+    "range over two prefixes": ("dspec/b.py", '"""B.\n\nSpec: AA-1..BB-3.\n"""\n', "unreadable 'Spec:"),
+    "words in a Spec line": ("dspec/b.py", '"""B.\n\nSpec: AA-1 and AA-2.\n"""\n', "unreadable 'Spec:"),
+    "empty Spec line": ("dspec/b.py", '"""B.\n\nSpec:\n"""\n', "unreadable 'Spec:"),
     "mark that is no string": (
         "tests/test_b.py",
         "import pytest\nX = 'AA-1'\npytestmark = pytest.mark.clause(X)\n",

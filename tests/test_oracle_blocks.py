@@ -107,7 +107,7 @@ def test_default_taps_by_hand():
 
 
 @pytest.mark.clause("BD-5")
-@pytest.mark.parametrize("layers, drafted", [(6, 5), (2, 2), (3, 2), (4, 2), (36, 0)])
+@pytest.mark.parametrize("layers, drafted", [(6, 5), (2, 2), (3, 2), (4, 2), (36, 0), (0, 1)])
 def test_taps_that_repeat_or_leave_the_target_raise(layers, drafted):
     with pytest.raises(ConfigError, match="BD-5"):
         default_target_layers(layers, drafted)
