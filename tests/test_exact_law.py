@@ -1,6 +1,7 @@
 """Joint laws of whole generations, as fractions: the oracle's loop and the library's, tolerance zero."""
 
 import pytest
+from hypothesis import given, settings
 
 from dspec.core.decode import Limits, decode
 from dspec.errors import SpecViolation
@@ -8,6 +9,7 @@ from dspec.oracle.decode import generate
 from dspec.oracle.enumerate import enumerate_law
 from dspec.oracle.rejection import POLICIES, draw, draw_two_level, residual
 from dspec.testing.checks import check_exact_law
+from dspec.testing.strategies import worlds
 from dspec.testing.worlds import KINDS, make_worlds, mixed_worlds
 from tests.symbolic import ExactDrafter, ExactJudge, ExactTarget
 
@@ -60,8 +62,18 @@ def test_law_of_the_decode_loop_is_the_targets(policy):
 @pytest.mark.clause("RS-3")
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_kind_of_drafter_keeps_the_law(kind):
-    worlds = make_worlds(4, seed=9, kinds=(kind,), num_drafts=1, max_new_tokens=3)
-    assert check_exact_law(core_sampler("rejection"), worlds).passed
+    found = make_worlds(4, seed=9, kinds=(kind,), num_drafts=1, max_new_tokens=3)
+    assert check_exact_law(core_sampler("rejection"), found).passed
+
+
+@pytest.mark.clause("RS-1", "RS-3", "RS-18")
+@pytest.mark.parametrize("policy", ("rejection", "one_hot", "sample_match"))
+@settings(deadline=None, max_examples=15, derandomize=True)
+@given(world=worlds())
+def test_law_holds_in_worlds_of_any_shape(policy, world):
+    """V 2..3, K 1..2, any drafter and settings, found by Hypothesis and shrunk on failure."""
+    report = check_exact_law(core_sampler(policy), [world])
+    assert report.passed, report
 
 
 @pytest.mark.clause("RS-1", "NU-1")
@@ -73,12 +85,10 @@ def test_two_level_draws_keep_the_law():
         def uniforms(purpose, *key):
             return source(purpose, *key) if purpose == "accept" else pair(purpose, *key)
 
-        settings = world.loop()
-        rule = POLICIES["rejection"]
-        return generate(world.target, world.drafter, rule, uniforms, draw=draw_two_level, **settings).tokens
+        loop = {"draw": draw_two_level, **world.loop()}
+        return generate(world.target, world.drafter, POLICIES["rejection"], uniforms, **loop).tokens
 
-    worlds = make_worlds(3, seed=5, vocab_size=5, num_drafts=1, max_new_tokens=2)
-    report = check_exact_law(sampler, worlds)
+    report = check_exact_law(sampler, make_worlds(3, seed=5, vocab_size=5, num_drafts=1, max_new_tokens=2))
     assert report.passed, report
 
 

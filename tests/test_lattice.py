@@ -1,9 +1,12 @@
 """The accept rules' laws on every namespace and dtype, by counting; tolerance zero."""
 
+import array_api_compat.numpy as npx
 import array_api_compat.torch as txp
 import pytest
+from hypothesis import given, settings
 
 from dspec.testing.lattice import check_lattice
+from dspec.testing.strategies import dyadic_instances
 from tests.verifiers import MODES, core_verify
 
 DTYPES = ("float32", "float64")
@@ -14,6 +17,15 @@ DTYPES = ("float32", "float64")
 @pytest.mark.parametrize("mode", MODES)
 def test_counted_law_is_the_targets(xp, mode, dtype):
     report = check_lattice(core_verify(xp, mode), xp=xp, dtype=getattr(xp, dtype), mode=mode, count=4)
+    assert report.passed, report
+
+
+@pytest.mark.clause("RS-1", "RS-3")
+@settings(deadline=None, max_examples=10, derandomize=True)
+@given(instance=dyadic_instances())
+def test_counted_law_holds_on_instances_found_by_hypothesis(instance):
+    verify = core_verify(npx, "rejection")
+    report = check_lattice(verify, xp=npx, dtype=npx.float32, instances=[instance])
     assert report.passed, report
 
 

@@ -20,7 +20,7 @@ def normalised(values: Law) -> list[Number]:
         >>> normalised([1, 3])
         [Fraction(1, 4), Fraction(3, 4)]
     """
-    total = sum(values)
+    total: Number = sum(values)
     total = Fraction(total) if isinstance(total, int) else total
     return [value / total for value in values]
 

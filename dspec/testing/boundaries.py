@@ -66,8 +66,8 @@ def check_boundaries(
             example = {"case": case.name, "wrong": wrong}
             return Report(check="boundaries", passed=False, tried={"rows": tried}, counterexample=example)
     wrong = _rows_independent(verify, xp=xp, mode=mode, to_numpy=to_numpy)
-    example = {"case": "rows independent", "wrong": wrong} if wrong else None
-    return Report(check="boundaries", passed=not wrong, tried={"rows": tried + 24}, counterexample=example)
+    last = {"case": "rows independent", "wrong": wrong} if wrong else None
+    return Report(check="boundaries", passed=not wrong, tried={"rows": tried + 24}, counterexample=last)
 
 
 def _judge(verify: Verify, case: Case, *, xp: Any, to_numpy: Callable[[Any], Any]) -> str:
@@ -233,8 +233,9 @@ def _rows_independent(verify: Verify, *, xp: Any, mode: str, to_numpy: Callable[
         return _call(verify, [None if x is None else x[rows] for x in source], xp=xp, to_numpy=to_numpy)
 
     backwards = np.arange(8)[::-1]
-    poisoned = tuple(None if part is None else part.copy() for part in arrays)
-    poisoned[0][3] = np.nan
+    bad_target = arrays[0].copy()
+    bad_target[3] = np.nan
+    poisoned = (bad_target, *arrays[1:])
     others = np.arange(8) != 3
     trials = {
         "alone": tuple(np.concatenate([pick([row])[i] for row in range(8)]) for i in (0, 1)),

@@ -39,13 +39,16 @@ def check_exact_law(sampler: Sampler, worlds: Sequence[World], *, once: bool = T
     """
     paths = 0
 
-    def counted(world: World, source: Source) -> tuple[int, ...]:
-        nonlocal paths
-        paths += 1
-        return sampler(world, source)
+    def on(world: World) -> Callable[[Source], tuple[int, ...]]:
+        def counted(source: Source) -> tuple[int, ...]:
+            nonlocal paths
+            paths += 1
+            return sampler(world, source)
+
+        return counted
 
     for index, world in enumerate(worlds):
-        law = enumerate_law(lambda source, world=world: counted(world, source), once=once)
+        law = enumerate_law(on(world), once=once)
         needed = world.law()
         if law != needed:
             tried = {"worlds": index + 1, "paths": paths}

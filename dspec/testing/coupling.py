@@ -102,7 +102,8 @@ def grid_uniforms(rng: np.random.Generator, shape: tuple[int, ...]) -> Any:
 
 def reference(row: Sequence[Any], mode: str) -> list[int]:
     """Return what the scalar reference emits in float64 on one row of `random_case`."""
-    target, drafts, drafter, accept, close = (None if part is None else part.tolist() for part in row)
+    parts: list[Any] = [None if part is None else part.tolist() for part in row]
+    target, drafts, drafter, accept, close = parts
     if mode == "match":
         return verify_sample_match(target, drafts, close, draw=draw_two_level)
     return verify_tokens(target, drafts, drafter, accept, close, draw=draw_two_level)

@@ -72,7 +72,6 @@ def merge(check: str, reports: list[Report]) -> Report:
         for name, count in report.tried.items():
             tried[name] = tried.get(name, 0) + count
     failed = [report for report in reports if not report.passed]
-    first = failed[0] if failed else None
-    example = first and {"check": first.check, **(first.counterexample or {})}
+    example = {"check": failed[0].check, **(failed[0].counterexample or {})} if failed else None
     alpha = sum(report.alpha for report in reports)
     return Report(check=check, passed=not failed, tried=tried, alpha=alpha, counterexample=example)

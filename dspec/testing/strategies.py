@@ -45,7 +45,8 @@ def dyadic_instances(draw: Any, *, mode: str = "rejection") -> Instance:
     Returns:
         The instance.
     """
-    return make_instances(2, seed=draw(st.integers(0, 2**32)), mode=mode)[draw(st.integers(0, 1))]
+    index: int = draw(st.integers(0, 1))
+    return make_instances(2, seed=draw(st.integers(0, 2**32)), mode=mode)[index]
 
 
 @st.composite
@@ -61,7 +62,8 @@ def weight_rows(draw: Any, *, max_vocab: int = 12, top: int = 8) -> list[int]:
         The weights.
     """
     rows = st.lists(st.integers(0, top), min_size=1, max_size=max_vocab)
-    return draw(rows.filter(any))
+    row: list[int] = draw(rows.filter(any))
+    return row
 
 
 def warps() -> st.SearchStrategy[Warp]:

@@ -208,6 +208,11 @@ def mixed_worlds(*, seed: int, warps: tuple[str, ...] = ("plain",), size: int = 
     """
     worlds = []
     for drafts, tokens, count in ((1, 3, 4), (2, 3, 4), (2, 4, 1)):
-        settings = {"num_drafts": drafts, "max_new_tokens": tokens, "seed": seed + drafts + tokens}
-        worlds += make_worlds(count * size, warps=warps, **settings)
+        worlds += make_worlds(
+            count * size,
+            seed=seed + drafts + tokens,
+            num_drafts=drafts,
+            max_new_tokens=tokens,
+            warps=warps,
+        )
     return worlds
