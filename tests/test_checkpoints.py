@@ -104,6 +104,14 @@ def test_a_new_drafter_has_the_key_set_of_the_published_ones():
 
 
 @pytest.mark.clause("BD-7")
+def test_an_id_that_is_null_is_written_back_and_an_absent_one_is_not():
+    null = RAW | {"pad_token_id": None}
+    assert config_json(config_from_json(null, where="x")) == null
+    absent = without(RAW, "pad_token_id")
+    assert config_json(config_from_json(absent, where="x")) == absent
+
+
+@pytest.mark.clause("BD-7")
 def test_five_layers_have_the_58_tensors_of_the_published_format():
     shapes = tensor_shapes(dataclasses.replace(SMALL, num_hidden_layers=5))
     assert len(shapes) == 58

@@ -214,10 +214,10 @@ def test_a_batch_depends_on_seed_and_step_alone():
 
 
 def test_padding_is_right_masked_and_of_few_lengths():
-    examples = [Example(np.arange(1, n + 1), np.ones(n, dtype=bool)) for n in (3, 65, 300)]
+    examples = [Example(np.arange(1, n + 1), np.ones(n, dtype=bool)) for n in (3, 65, 270)]
     batch = batches(examples, batch_size=3, seq_len=1000, seed=0, step=0)
     assert batch.tokens.shape == batch.loss_mask.shape == (3, 320)
-    assert batch.tokens.dtype == np.int64 and sorted(batch.lengths.tolist()) == [3, 65, 300]
+    assert batch.tokens.dtype == np.int64 and sorted(batch.lengths.tolist()) == [3, 65, 270]
     for row, mask, length in zip(batch.tokens, batch.loss_mask, batch.lengths):
         assert row[:length].tolist() == list(range(1, length + 1)) and not row[length:].any()
         assert mask[:length].all() and not mask[length:].any()
