@@ -25,8 +25,9 @@ ROOMS = {
     "dspec.io": {"numpy", "safetensors", "dspec.config", "dspec.rng", "dspec.core.types"},
     "dspec.backends": BACKEND,
     "dspec.backends.numpy": {"array_api_compat", *BACKEND},
-    "dspec.backends.torch": {"safetensors", "torch", "transformers", "array_api_compat", *BACKEND},
-    "dspec.backends.mlx": {"safetensors", "mlx", "mlx_lm", *BACKEND},
+    "dspec.backends.torch": {"safetensors", "torch", "transformers", "huggingface_hub", "array_api_compat"}
+    | BACKEND,
+    "dspec.backends.mlx": {"safetensors", "mlx", "mlx_lm", "huggingface_hub", *BACKEND},
     **{f"dspec.{name}": HOST for name in RUN},
 }
 # Only these may reach for the public kit, and only inside a function.
