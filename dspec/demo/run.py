@@ -16,7 +16,7 @@ from dspec.demo.greedy import compare_greedy
 from dspec.demo.live import show_live
 from dspec.demo.settings import ARMS, BASELINES, DemoSettings, shipped_target
 from dspec.demo.summary import MEAN, summarise
-from dspec.demo.tables import gain_table, objectives_table, tau_table
+from dspec.demo.tables import gain_table, objectives_table, rate_line, tau_table
 from dspec.demo.training import train_arms
 from dspec.engine import Engine
 from dspec.evaluation.bench import SuiteResult, run_suite
@@ -79,13 +79,13 @@ class _Demo:
             suites = [load_suite(name, limit=self.settings.prompts) for name in self.settings.domains]
         self.console.print(objectives_table(self._objectives()))
         with self._part("train", f"Training {len(ARMS)} drafters, {self.settings.steps} steps each"):
-            trained = train_arms(engine.target, ARMS, self.settings.train_config(backend=self.backend))
-            self._save(trained)
+            config, folder = self.settings.train_config(backend=self.backend), self.output / "drafters"
+            trained = train_arms(engine.target, ARMS, config, output=folder)
         drafted = {name: replace(engine, drafter=result.drafter) for name, result in trained.items()}
         with self._part("decode", "Decoding the prompts with each drafter, and without one"):
             results, alone = self._decode(drafted, engine, suites)
         report = self._report(trained, results, alone)
-        self.console.print(tau_table(report), gain_table(report))
+        self.console.print(tau_table(report), gain_table(report), rate_line(report), highlight=False)
         best = max(results, key=lambda name: report["summary"]["tau"][name][MEAN]["value"])
         with self._part(
             "live", f"A prompt decoded live, with the drafter of the largest mean τ here: {best}"
@@ -104,10 +104,6 @@ class _Demo:
 
     def _objectives(self) -> dict[str, str]:
         return {name: str(Objective.parse(text)) for name, text in ARMS.items()}
-
-    def _save(self, trained: Mapping[str, TrainResult]) -> None:
-        for name, result in trained.items():
-            result.drafter.save(self.output / "drafters" / folder_name(name))
 
     def _decode(
         self, drafted: Mapping[str, Engine], engine: Engine, suites: list[Suite]
@@ -210,13 +206,3 @@ def training_figures(result: TrainResult) -> dict[str, Any]:
         "validations": [line for line in result.history if line["event"] == "validate"],
         "course": [{"step": line["step"], "loss": line["loss"]} for line in kept],
     }
-
-
-def folder_name(name: str) -> str:
-    """Return a drafter's name as a folder's that no shell needs quoted.
-
-    Example:
-        >>> folder_name("decay(7)")
-        'decay-7'
-    """
-    return "".join(c if c.isalnum() or c == "_" else "-" for c in name).strip("-")

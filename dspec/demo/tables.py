@@ -1,6 +1,6 @@
 """The demo's tables for the terminal, made from the report's own numbers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.table import Table
@@ -29,8 +29,8 @@ def tau_table(report: Mapping[str, Any]) -> Table:
     settings, taus = report["settings"], report["summary"]["tau"]
     prompts, tokens = settings["prompts"], settings["max_new_tokens"]
     title = (
-        f"τ: mean tokens per verify pass, greedy, {prompts} prompts a domain, {tokens} new tokens each\n"
-        "[dim]in brackets: 95 % bootstrap interval over prompts; 1.00 = no drafter[/]"
+        "τ: mean tokens per verify pass, greedy (1.00: no drafter)\n"
+        f"[dim]{prompts} prompts a domain, {tokens} new tokens each; below: 95 % bootstrap interval[/]"
     )
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("objective", style="bold", no_wrap=True)
@@ -47,7 +47,7 @@ def gain_table(report: Mapping[str, Any]) -> Table:
     Args:
         report: with `summary`.
     """
-    title = "Gain in τ, same prompts\n[dim]in brackets: 95 % bootstrap interval over prompts[/]"
+    title = "Gain in τ on the same prompts\n[dim]below each: 95 % bootstrap interval over prompts, paired[/]"
     table = Table(title=title, title_justify="left", title_style="bold")
     gains = report["summary"]["gain"]
     table.add_column("objective", style="bold", no_wrap=True)
@@ -61,23 +61,39 @@ def gain_table(report: Mapping[str, Any]) -> Table:
     return table
 
 
+def rate_line(report: Mapping[str, Any]) -> str:
+    """Return one line of tokens per second: no drafter, then each drafter, all suites pooled.
+
+    Args:
+        report: with `no_drafter` and `decoding`.
+    """
+    runs = {"no drafter": report["no_drafter"], **report["decoding"]}
+    rates = {name: _rate(by_suite.values()) for name, by_suite in runs.items()}
+    return "Tokens per second: " + ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items())
+
+
+def _rate(parts: Iterable[Mapping[str, Any]]) -> float:
+    parts = list(parts)
+    return sum(part["n_tokens"] for part in parts) / sum(part["seconds"]["total"] for part in parts)
+
+
 def tau_text(figure: Mapping[str, Any]) -> str:
-    """Return a tau as the table shows it.
+    """Return a tau as the table shows it, its interval below.
 
     Example:
         >>> tau_text({"value": 1.5, "interval": [1.4, 1.625]})
-        '1.50 (1.40-1.62)'
+        '1.50\\n1.40…1.62'
     """
     low, high = figure["interval"]
-    return f"{figure['value']:.2f} ({low:.2f}-{high:.2f})"
+    return f"{figure['value']:.2f}\n{low:.2f}…{high:.2f}"
 
 
 def gain_text(figure: Mapping[str, Any]) -> str:
-    """Return a gain as the table shows it.
+    """Return a gain in percent as the table shows it, its interval below.
 
     Example:
         >>> gain_text({"value": 0.05, "interval": [-0.01, 0.12]})
-        '+5.0% (-1.0 to +12.0)'
+        '+5.0%\\n-1.0…+12.0'
     """
     low, high = figure["interval"]
-    return f"{figure['value']:+.1%} ({100 * low:+.1f} to {100 * high:+.1f})"
+    return f"{figure['value']:+.1%}\n{100 * low:+.1f}…{100 * high:+.1f}"
