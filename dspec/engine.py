@@ -12,6 +12,7 @@ from dspec.core.stats import Stats
 from dspec.decoders import Speculative
 from dspec.errors import ConfigError, explain
 from dspec.generation import Chunk, Generation
+from dspec.io.examples import encode_text, start_tokens
 from dspec.request import Request, parse_request
 from dspec.rng import Stream
 from dspec.stopwatch import Stopwatch
@@ -106,13 +107,13 @@ class Engine:
                 )
             )
         if isinstance(prompt, str):
-            return list(tokenizer(prompt)["input_ids"])
+            return start_tokens(tokenizer) + encode_text(tokenizer, prompt)
         if not getattr(tokenizer, "chat_template", None):
             raise ConfigError(
                 explain("prompt", "chat messages", "text or ids: the tokenizer has no chat template")
             )
         text = tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True, tokenize=False)
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        return encode_text(tokenizer, text)
 
     def _generate(self, prompt: Prompt, request: Request) -> Generation:
         watch = Stopwatch(self.ops)
