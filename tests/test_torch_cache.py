@@ -109,7 +109,7 @@ def test_context_rows_lie_at_their_positions_in_their_layer():
 
 
 @pytest.mark.clause("DL-8")
-@pytest.mark.parametrize("kind", ["t5", "mamba", "lfm2"])
+@pytest.mark.parametrize("kind", ["t5", "mamba", "rwkv", "lfm2"])
 def test_a_state_that_cannot_forget_is_refused_by_name(kind):
     with pytest.raises(BackendUnavailable, match=tiny_models.REFUSED[kind][1]):
         refuse_unless_rewindable(tiny_models.make(kind))

@@ -49,7 +49,11 @@ REFUSED = {
         lambda: tf.MambaForCausalLM(
             tf.MambaConfig(vocab_size=60, hidden_size=32, state_size=4, num_hidden_layers=2)
         ),
-        "linear_attention|recurrent",
+        "linear_attention",
+    ),
+    "rwkv": (
+        lambda: tf.RwkvForCausalLM(tf.RwkvConfig(vocab_size=60, hidden_size=32, num_hidden_layers=2)),
+        "recurrent state",
     ),
     "lfm2": (
         lambda: tf.Lfm2ForCausalLM(tf.Lfm2Config(**GROUPED, layer_types=["conv", "full_attention"] * 2)),
