@@ -25,7 +25,7 @@ class Supervision:
         keep: (B, A) bool; false where a text has fewer than A valid anchors.
         inputs: (B, A, 1 + K) int64: the anchor's token, then mask tokens.
         positions: (B, A, 1 + K) int32, the slot's place in the text.
-        labels: (B, A, K) int64, gold tokens.
+        labels: (B, A, K) int64, gold tokens, 0 where not supervised.
         mask: (B, A, K) bool, the slot is supervised.
     """
 
@@ -66,7 +66,7 @@ class Supervision:
             >>> blocks = Supervision.cut(text, yes, np.array([[0.9, 0.1, 0.5]]), anchors=1, block_size=3,
             ...                          mask_token_id=9)
             >>> blocks.inputs.tolist(), blocks.labels.tolist(), blocks.mask.tolist()
-            ([[[6, 9, 9]]], [[[7, 7]]], [[[True, False]]])
+            ([[[6, 9, 9]]], [[[7, 0]]], [[[True, False]]])
         """
         tokens = tokens.astype(np.int64)
         chosen, keep = sample_anchors(loss_mask, uniforms, anchors, xp=xp)
