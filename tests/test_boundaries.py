@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from dspec.core.numerics import draw
-from dspec.core.policies import ONE_HOT, REJECTION, draft_tokens
+from dspec.core.policies import ONE_HOT, REJECTION, SAMPLE_MATCH, draft_tokens, judge
 from dspec.core.rejection import verify_greedy, verify_sample_match, verify_tokens
 from dspec.core.types import Draft, Sampling, Uniforms
+from dspec.core.warp import warp
 from dspec.errors import ShapeError
 from dspec.oracle.rejection import draw_two_level
 from dspec.oracle.rejection import verify_greedy as oracle_greedy
@@ -39,6 +40,16 @@ def test_draw_takes_the_witness_token_at_extreme_uniforms(xp):
             tiled = xp.asarray(np.tile(uniforms, (len(laws), 1)))
             got = np.asarray(draw(xp.asarray(laws), tiled, xp=xp)).tolist()
             assert got == [draw_two_level(law, uniforms.tolist()) for law in laws.tolist()]
+
+
+@pytest.mark.clause("NU-1", "NU-4", "RS-7")
+def test_draw_on_the_thresholds_themselves(xp):
+    """A uniform equal to a threshold belongs to the token above; nothing left takes the last with mass."""
+    law = [1.0, 1.0, 2.0, 0.0, 4.0, 0.0]  # two blocks of three: thresholds 1/2, and 1/4, 1/2
+    needed = {(0.0, 0.25): 1, (0.0, 0.5): 2, (0.5, 0.0): 4, (1.0, 1.0): 4, (0.0, 1.0): 2}
+    for uniforms, token in needed.items():
+        got = draw(xp.asarray([law]), xp.asarray([uniforms]), xp=xp)
+        assert int(got[0]) == token == draw_two_level(law, uniforms)
 
 
 @pytest.mark.clause("RS-11", "NU-5", "DL-7")
@@ -128,6 +139,30 @@ def test_reported_law_is_the_law_that_was_drawn_from(dtype, vocab):
             law = draft.probs[row, slot].tolist()
             wrong += draw_two_level(law, uniforms[row, slot].tolist()) != int(draft.tokens[row, slot])
     assert wrong == 0
+
+
+@pytest.mark.clause("RS-13", "RS-2")
+def test_drafts_are_drawn_from_the_warped_law(xp):
+    """Drafting from the raw law stays exact but is not the one warp, and accepts less."""
+    logits = xp.asarray(np.random.default_rng(7).standard_normal((2, 3, 9)))
+    sampling = Sampling(temperature=0.5, top_k=4)
+    draft = draft_tokens(logits, REJECTION, sampling, xp.zeros((2, 3, 2)), xp=xp)
+    assert np.array_equal(np.asarray(draft.probs), np.asarray(warp(logits, sampling, xp=xp)))
+
+
+@pytest.mark.clause("RS-18")
+def test_the_sample_match_policy_reads_the_uniforms_of_every_slot(xp):
+    """Its law equals that of one-hot rejection (lemma 2), so only equal uniforms tell them apart."""
+    rng = np.random.default_rng(8)
+    logits, u = xp.asarray(rng.standard_normal((50, 3, 6))), xp.asarray(rng.random((50, 3, 2)))
+    draft = Draft(xp.asarray(np.argmax(np.asarray(logits)[:, :2], axis=-1).astype(np.int32)))
+    uniforms = Uniforms(xp.asarray(rng.random((50, 2))), u)
+    sampling = Sampling(temperature=1.0)
+    got = judge(logits, draft, SAMPLE_MATCH, sampling, uniforms, xp=xp)
+    needed = verify_sample_match(warp(logits, sampling, xp=xp), draft, uniforms, xp=xp)
+    assert np.array_equal(np.asarray(got.tokens), np.asarray(needed.tokens))
+    other = verify_tokens(warp(logits, sampling, xp=xp), draft, uniforms, xp=xp)
+    assert not np.array_equal(np.asarray(got.tokens), np.asarray(other.tokens))
 
 
 @pytest.mark.clause("RS-2", "RS-18")

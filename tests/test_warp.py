@@ -72,6 +72,14 @@ def test_order_of_the_filters(xp):
     assert np.asarray(low)[0].tolist() == pytest.approx([8 / 19, 6 / 19, 5 / 19, 0])
 
 
+@pytest.mark.clause("RS-13")
+def test_thresholds_themselves(xp):
+    """Mass before a token equal to top-p drops it; probability equal to min-p's floor keeps it."""
+    flat = xp.zeros((1, 4))
+    assert np.asarray(warp(flat, Sampling(temperature=1.0, top_p=0.5), xp=xp)).tolist() == [[0.5, 0.5, 0, 0]]
+    assert np.asarray(warp(flat, Sampling(temperature=1.0, min_p=1.0), xp=xp)).tolist() == [[0.25] * 4]
+
+
 @pytest.mark.clause("RS-11", "RS-13", "NU-5")
 def test_temperature_zero_is_the_lowest_argmax(xp):
     law = warp(xp.asarray([[1.0, 3.0, 3.0]]), Sampling(), xp=xp)
