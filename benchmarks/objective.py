@@ -89,10 +89,8 @@ def peak_bytes(run):
 
 
 def status(field):
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    raise KeyError(field)
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
 def measure(rows, width, vocab, repetitions):
@@ -118,7 +116,7 @@ def measure(rows, width, vocab, repetitions):
     if peaks["fused"] is not None:
         ratios["memory over bound"] = peaks["fused"] / (5 * CHUNK * vocab + 12 * rows * width)
         ratios["memory over naive"] = peaks["fused"] / peaks["naive"]
-    shape = {"rows": rows, "width": width, "vocab": vocab, "chunk": CHUNK}
+    shape = dict(rows=rows, width=width, vocab=vocab, chunk=CHUNK)
     return {"shape": shape, "seconds": seconds, "peak_bytes": peaks, "ratios": ratios}
 
 
@@ -126,9 +124,13 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="one small shape")
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    parser.add_argument("--check", action="store_true", help="exit 1 when a goal is missed")
+    flags = {
+        "quick": "one small shape",
+        "json": "one JSON object on stdout",
+        "check": "exit 1 on a missed goal",
+    }
+    for name, text in flags.items():
+        parser.add_argument(f"--{name}", action="store_true", help=text)
     options = parser.parse_args()
     torch.set_num_threads(1)
     shapes = [(480, 256, 32_000)] if options.quick else [(480, 1024, 32_000), (480, 1024, 151_936)]

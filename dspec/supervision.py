@@ -25,7 +25,7 @@ class Supervision:
         keep: (B, A) bool; false where a text has fewer than A valid anchors.
         inputs: (B, A, 1 + K) int64: the anchor's token, then mask tokens.
         positions: (B, A, 1 + K) int32, the slot's place in the text.
-        labels: (B, A, K) int64, gold tokens, 0 where not supervised.
+        labels: (B, A, K) int64, gold tokens, 0 beyond S.
         mask: (B, A, K) bool, the slot is supervised.
     """
 
