@@ -117,18 +117,12 @@ def measure(rows, width, vocab, repetitions):
         ratios["memory over bound"] = peaks["fused"] / (5 * CHUNK * vocab + 12 * rows * width)
         ratios["memory over naive"] = peaks["fused"] / peaks["naive"]
     shape = dict(rows=rows, width=width, vocab=vocab, chunk=CHUNK)
-    return {"shape": shape, "seconds": seconds, "peak_bytes": peaks, "ratios": ratios}
+    return dict(shape=shape, seconds=seconds, peak_bytes=peaks, ratios=ratios)
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    flags = {
-        "quick": "one small shape",
-        "json": "one JSON object on stdout",
-        "check": "exit 1 on a missed goal",
-    }
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    flags = {"quick": "one small shape", "json": "one JSON object", "check": "exit 1 on a missed goal"}
     for name, text in flags.items():
         parser.add_argument(f"--{name}", action="store_true", help=text)
     options = parser.parse_args()
