@@ -1,7 +1,10 @@
 """Suites, decoding them, intervals, reports: each number against one computed by hand."""
 
+import doctest
 import gzip
+import importlib
 import json
+import pkgutil
 
 import numpy as np
 import pytest
@@ -215,3 +218,12 @@ def test_the_machine_is_described_without_naming_it():
     assert machine["cores"] >= 1
     assert platform.node() not in json.dumps(machine)
     assert describe_versions()["numpy"] == np.__version__
+
+
+@pytest.mark.parametrize("room", ["dspec.evaluation", "dspec.demo"])
+def test_examples_of_docstrings_hold(room):
+    package = importlib.import_module(room)
+    names = [f"{room}.{module.name}" for module in pkgutil.iter_modules(package.__path__)]
+    results = [doctest.testmod(importlib.import_module(name)) for name in names]
+    assert sum(result.attempted for result in results) >= 5
+    assert not any(result.failed for result in results)
