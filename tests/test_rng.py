@@ -60,6 +60,11 @@ def test_a_decode_reads_no_key_twice(name):
     assert sum(purpose is Purpose.ACCEPT for purpose, *_ in used) == passes * K
     drafts = passes * 2 * K if POLICIES[name].samples else 0
     assert sum(purpose is Purpose.DRAFT for purpose, *_ in used) == drafts
+    anchors, position = set(), 3
+    for step in steps[1:]:
+        anchors.add(position)
+        position += step.n_emitted
+    assert {at for _, at, _ in used} - {2} == anchors  # every key is at its pass's anchor
 
 
 @pytest.mark.clause("RN-3")
