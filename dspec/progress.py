@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from dspec.errors import DataError, explain
 
@@ -105,9 +106,11 @@ class TrainingDisplay:
         self._began = self._last = time.monotonic()
         self._bar: Progress | None = None
         if self.console.is_terminal and not quiet:
-            text, bar = TextColumn("{task.description}"), BarColumn(bar_width=24)
+            # The text gives way, not the bar: several learners' figures are wider than a terminal.
+            room = Column(ratio=1, no_wrap=True, overflow="ellipsis")
+            text, bar = TextColumn("{task.description}", table_column=room), BarColumn(bar_width=24)
             columns = (bar, MofNCompleteColumn(), TimeRemainingColumn(), text)
-            self._bar = Progress(*columns, console=self.console)
+            self._bar = Progress(*columns, console=self.console, expand=True)
             self._task = self._bar.add_task("starting", total=total, completed=start)
 
     def __enter__(self) -> Self:
@@ -145,13 +148,19 @@ def describe(learners: Mapping[str, Mapping[str, float]]) -> str:
         learners: by name, figures `loss`, `tau`, `waste` as far as they are known.
 
     Returns:
-        The line; a single learner's name is left out.
+        The line. A single learner's name is left out. Of several, whose losses compare nothing, only
+        τ is shown once it is known.
 
     Example:
         >>> describe({"ltr": {"loss": 2.5, "tau": 1.42, "waste": 0.125}})
         'loss 2.500 τ 1.42 waste 12%'
+        >>> describe({"uniform": {"loss": 9.0, "tau": 1.4}, "ltr": {"loss": 2.5, "tau": 1.42}})
+        'uniform: τ 1.40  ltr: τ 1.42'
     """
     forms = {"loss": "loss {:.3f}", "tau": "τ {:.2f}", "waste": "waste {:.0%}"}
+    if len(learners) > 1:
+        known = "tau" if all("tau" in figures for figures in learners.values()) else "loss"
+        forms = {known: forms[known]}
     texts = []
     for name, figures in learners.items():
         text = " ".join(form.format(figures[key]) for key, form in forms.items() if key in figures)

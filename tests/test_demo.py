@@ -21,6 +21,7 @@ from dspec.evaluation.bench import PromptResult, SuiteResult
 from dspec.evaluation.report import plain
 from dspec.evaluation.suites import DOMAINS, Suite
 from dspec.generation import Chunk
+from dspec.progress import TrainingDisplay
 from dspec.testing.report import Report
 
 SMALL = DemoSettings(
@@ -192,6 +193,16 @@ def test_settings_reach_the_training_run():
     assert (config.steps, config.seed, config.block_size, config.layers) == (80, 3, 8, 2)
     assert config.lr == 1e-3
     assert config.validate_every == 20
+
+
+def test_four_learners_leave_the_training_bar_whole():
+    console = Console(file=io.StringIO(), force_terminal=True, width=80)
+    with TrainingDisplay(100, console=console) as display:
+        display.step(50, {name: {"loss": 20.0, "tau": 1.5} for name in ARMS}, tokens_per_s=1234.5)
+    line = console.file.getvalue().splitlines()[-1]
+    assert "━" in line
+    assert "50/100" in line
+    assert "uniform: τ 1.50" in line
 
 
 def test_rates_pool_the_suites():
