@@ -188,15 +188,34 @@ def test_layer_ids_outside_the_model_are_refused(qwen, layer_ids):
         qwen.tap(TOKENS, layer_ids)
 
 
+PRODUCTS = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+
+
+@pytest.fixture
+def precision():
+    """Puts every setting of float32 products back."""
+    yield
+    for setting in (torch.backends, torch.backends.mkldnn, *PRODUCTS):
+        setting.fp32_precision = "none"
+
+
 @pytest.mark.clause("NU-6")
-@pytest.mark.parametrize("setting", [torch.backends.cuda.matmul, torch.backends])
-def test_tf32_is_off_in_exact_paths_and_back_afterwards(setting):
-    before = setting.fp32_precision
-    try:
-        setting.fp32_precision = "tf32"
-        with exact_inference():
-            assert torch.backends.cuda.matmul.fp32_precision == "ieee"
-            assert torch.is_inference_mode_enabled()
-        assert setting.fp32_precision == "tf32"
-    finally:
-        setting.fp32_precision = before
+@pytest.mark.parametrize("setting", [*PRODUCTS, torch.backends])
+def test_tf32_is_off_in_exact_paths_and_back_afterwards(setting, precision):
+    setting.fp32_precision = "tf32"
+    before = [products.fp32_precision for products in PRODUCTS]
+    with exact_inference():
+        assert {products.fp32_precision for products in PRODUCTS} <= {"none", "ieee"}
+        assert torch.is_inference_mode_enabled()
+    assert [products.fp32_precision for products in PRODUCTS] == before
+    setting.fp32_precision = "none"
+    assert [products.fp32_precision for products in PRODUCTS] == ["none", "none"], "nothing was left behind"
+
+
+@pytest.mark.clause("NU-6")
+def test_the_older_setting_of_tf32_is_off_in_exact_paths_and_back_afterwards(precision):
+    torch.set_float32_matmul_precision("high")
+    with exact_inference():
+        assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+    assert torch.get_float32_matmul_precision() == "high"
+    torch.set_float32_matmul_precision("highest")

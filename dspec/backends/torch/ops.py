@@ -137,16 +137,16 @@ def exact_inference() -> Iterator[None]:
 
     Spec: NU-6.
     """
-    widened = []
+    narrowed = []
     for products in (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul):
-        asked = products.fp32_precision
-        # "none" means: as the setting for all backends says.
-        if (torch.backends.fp32_precision if asked == "none" else asked) not in ("none", "ieee"):
-            widened.append((products, asked))
+        asked = products.fp32_precision  # its own setting, else the one for all backends
+        if asked not in ("none", "ieee"):
+            # What came from the setting for all must not become a setting of its own.
+            narrowed.append((products, "none" if asked == torch.backends.fp32_precision else asked))
             products.fp32_precision = "ieee"
     try:
         with torch.inference_mode():
             yield
     finally:
-        for products, asked in widened:
-            products.fp32_precision = asked
+        for products, before in narrowed:
+            products.fp32_precision = before
