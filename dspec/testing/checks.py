@@ -128,7 +128,7 @@ def check_distribution(
         beta: chance that a sampler further off than the reported discrepancy passes.
 
     Returns:
-        The report; `tried` states the least detectable discrepancy in millionths of total variation.
+        The report; `delta` is the total variation it misses with chance beta at most.
     """
     counts = Counter(generate(n, seed))
     outcomes = [key for key in law if law[key] > 0]
@@ -136,7 +136,7 @@ def check_distribution(
     observed = [counts[key] for key in outcomes]
     chances = [float(law[key]) for key in outcomes]
     delta = least_detectable(m, total, alpha=alpha / 2, beta=beta)
-    tried = {"draws": total, "outcomes": m, "least detectable discrepancy (1e-6)": math.ceil(delta * 1e6)}
+    tried = {"draws": total, "outcomes": m}
     foreign = [key for key in counts if key not in law or not law[key] > 0]
     log_e = log_e_value(observed, chances) if not foreign else math.inf
     distance = sum(abs(c / total - p) for c, p in zip(observed, chances)) / 2
@@ -149,6 +149,7 @@ def check_distribution(
         tried=tried,
         alpha=alpha,
         beta=beta,
+        delta=delta,
         counterexample=None if passed else example,
     )
 

@@ -18,7 +18,8 @@ class Report:
         passed: whether nothing wrong was found.
         tried: what was tried, as counts: {"worlds": 6, "paths": 4312}.
         alpha: chance that a correct sampler fails this check; 0 for exact checks.
-        beta: chance that a wrong sampler of the stated size passes; None where not stated.
+        beta: chance that a sampler off by `delta` or more passes; None for exact checks.
+        delta: total variation from the law that goes with `beta`; None for exact checks.
         counterexample: the first thing found wrong, enough to replay it; None when passed.
 
     Example:
@@ -31,6 +32,7 @@ class Report:
     tried: Mapping[str, int]
     alpha: float = 0.0
     beta: float | None = None
+    delta: float | None = None
     counterexample: Mapping[str, Any] | None = field(default=None)
 
     def to_json(self) -> str:
@@ -43,7 +45,7 @@ class Report:
         text = f"{self.check}: {'passed' if self.passed else 'FAILED'}; tried {tried}"
         text += f"; false-fail rate {self.alpha:g}"
         if self.beta is not None:
-            text += f"; false-pass rate {self.beta:g}"
+            text += f"; a total variation of {self.delta:.2f} would pass with chance {self.beta:g}"
         if self.counterexample is None:
             return text
         lines = [f"  {name}: {_plain(value)}" for name, value in self.counterexample.items()]
@@ -66,12 +68,20 @@ def _plain(value: Any) -> Any:
 
 
 def merge(check: str, reports: list[Report]) -> Report:
-    """Return one report for several: counts add, alphas add, the first counterexample stays."""
+    """Return one report for several: counts and alphas add, the largest delta and the first failure stay."""
     tried: dict[str, int] = {}
     for report in reports:
         for name, count in report.tried.items():
             tried[name] = tried.get(name, 0) + count
     failed = [report for report in reports if not report.passed]
     example = {"check": failed[0].check, **(failed[0].counterexample or {})} if failed else None
-    alpha = sum(report.alpha for report in reports)
-    return Report(check=check, passed=not failed, tried=tried, alpha=alpha, counterexample=example)
+    return Report(
+        check=check,
+        passed=not failed,
+        tried=tried,
+        alpha=sum(report.alpha for report in reports),
+        # The bluntest of the statistical checks says what all of them are sure to see.
+        beta=max((report.beta for report in reports if report.beta is not None), default=None),
+        delta=max((report.delta for report in reports if report.delta is not None), default=None),
+        counterexample=example,
+    )
