@@ -96,6 +96,16 @@ def test_models_that_would_be_driven_wrongly_are_refused(kind):
         Target(tiny_models.make(kind))
 
 
+@pytest.mark.clause("DL-8")
+def test_a_layer_that_keeps_its_state_elsewhere_is_refused():
+    model = tiny_models.make("qwen3")
+    attention = model.get_decoder().layers[2].self_attn
+    own = attention.forward
+    attention.forward = lambda *args, **kwargs: own(*args, **{**kwargs, "past_key_values": None})
+    with pytest.raises(BackendUnavailable, match=r"layers \[2\] that keep no keys and values"):
+        Target(model)
+
+
 def hooks_of(target):
     return [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in target.model.modules()]
 
