@@ -191,7 +191,7 @@ def test_closing_tokens_are_marked_where_there_is_no_colour():
 def test_settings_reach_the_training_run():
     config = DemoSettings(steps=80, seed=3).train_config(backend="cpu")
     assert (config.steps, config.seed, config.block_size, config.layers) == (80, 3, 8, 2)
-    assert config.lr == 1e-3
+    assert config.lr == 2e-3
     assert config.validate_every == 20
 
 

@@ -125,7 +125,7 @@ def _lines(axes: Any, results: Results) -> None:
             axes.plot(*zip(*shown), label=name, linewidth=1.8, markersize=6, **form)
             last = max(last, shown[-1][0])
     axes.set_xticks(range(1, last + 1))
-    axes.set_ylim(0, 1)
+    axes.set_ylim(0, 1.03)
     axes.set_xlabel(f"drafted slot k (left out: reached by fewer than {FEWEST} passes)")
     axes.set_ylabel("α")
     title = "α: share of the passes reaching slot k that accept it, all prompts"
