@@ -145,8 +145,11 @@ def test_the_two_newest_checkpoints_stay(tmp_path):
     assert [f.step for f in step_folders(tmp_path)] == [10, 100]
     assert newest_valid(tmp_path).step == 100
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-00000010", "step-00000100"]
+    (tmp_path / "checkpoints" / "mine.txt").write_text("kept")
     clear_steps(tmp_path)
     assert newest_valid(tmp_path) is None
+    assert content(tmp_path) == {"checkpoints/mine.txt": "kept"}
+    clear_steps(tmp_path / "absent")
 
 
 def cut(path):

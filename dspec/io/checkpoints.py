@@ -1,13 +1,14 @@
 """Drafter checkpoints in the published DFlash v1 format: config.json and model.safetensors."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 from dspec.config import DrafterConfig, TargetFacts
 from dspec.errors import CheckpointError, explain
 from dspec.io.drafter_json import config_from_json, config_json
-from dspec.io.folders import atomic_folder, recover
+from dspec.io.folders import atomic_folder, disk_errors, recover
 from dspec.io.steps import StepFolder, clear_steps, newest_valid, step_folders, write_step
 from dspec.io.strict_json import read_object
 from dspec.io.tensors import check_tensors, read_header, tensor_shapes
@@ -18,9 +19,11 @@ __all__ = [
     "StepFolder",
     "atomic_folder",
     "check_fits",
+    "check_output",
     "check_tensors",
     "clear_steps",
     "config_json",
+    "disk_errors",
     "newest_valid",
     "read_config",
     "read_header",
@@ -33,6 +36,8 @@ __all__ = [
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+# A folder with such a file and no drafter's config is somebody's model.
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 
 
 def read_config(folder: str | Path) -> DrafterConfig:
@@ -91,14 +96,52 @@ def write_checkpoint(
         write_weights: writes the safetensors file at the path it is given.
 
     Raises:
-        CheckpointError: what was written does not fit the config, or the disk refused; the folder is
-            as it was.
+        CheckpointError: the folder holds another model, what was written does not fit the config, or
+            the disk refused; the folder is as it was.
     """
+    check_output(folder)
     with atomic_folder(folder) as partial:
         text = json.dumps(config_json(config), indent=2, sort_keys=True)
         (partial / CONFIG).write_text(text + "\n", encoding="utf-8")
         write_weights(partial / WEIGHTS)
         check_tensors(partial / WEIGHTS, config)
+
+
+def check_output(folder: str | Path) -> None:
+    """Check that a drafter may be written into a folder: absent, without a model, or a drafter's.
+
+    Args:
+        folder: where a run is to leave its drafter; it need not exist.
+
+    Raises:
+        CheckpointError: a file stands there or above, it cannot be written, or it holds a model that
+            is no DFlash v1 drafter, which a drafter must not replace.
+    """
+    place = Path(folder).resolve()
+    with disk_errors(place):
+        standing = next(path for path in (place, *place.parents) if path.exists())
+        if not standing.is_dir():
+            raise CheckpointError(explain("output", f"{folder}, and {standing} is a file", "a folder"))
+        if not os.access(standing, os.W_OK | os.X_OK):
+            raise CheckpointError(explain("output", f"{standing}, which may not be written", "a folder"))
+        recover(place)
+        found = _foreign(place) if place.is_dir() else ""
+    if found:
+        got = f"{folder}, a folder that holds another model ({found})"
+        remedy = "Name another folder; nothing was changed."
+        raise CheckpointError(explain("output", got, "an empty folder or a drafter's", remedy=remedy))
+
+
+def _foreign(folder: Path) -> str:
+    """Return why the model in a folder is not a drafter that dspec wrote or reads, or ""."""
+    if (folder / CONFIG).exists():
+        try:
+            read_config(folder)
+        except CheckpointError:
+            return f"its {CONFIG} is not a DFlash v1 drafter's"
+        return ""
+    weights = sorted(path.name for path in folder.iterdir() if path.suffix in WEIGHT_SUFFIXES)
+    return f"{weights[0]} without a drafter's {CONFIG}" if weights else ""
 
 
 def check_fits(config: DrafterConfig, facts: TargetFacts, *, where: str = "drafter") -> None:

@@ -12,6 +12,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from dspec.errors import CheckpointError, explain
 
 # Moved last, so that a folder with new weights beside an old config never lasts longer than needed.
@@ -23,6 +25,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield a folder to write in; when the block ends, its entries stand in `path`, all or none.
 
     Entries of `path` that the block does not write are left alone. One writer a folder at a time.
+    Files get the mode that the umask gives, whoever made them (safetensors makes them private).
 
     Args:
         path: the folder to make or to update.
@@ -45,19 +48,32 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     place = Path(path).resolve()
     partial = _beside(place, "partial")
     try:
-        recover(place)
-        if partial.exists():
-            shutil.rmtree(partial)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        partial.mkdir()
-        yield partial
-        sync_tree(partial)
-        _publish(partial, place)
-    except OSError as error:
-        needed = "a folder that can be written, with room left"
-        raise CheckpointError(explain(str(place), str(error), needed)) from error
+        with disk_errors(place):
+            recover(place)
+            if partial.exists():
+                shutil.rmtree(partial)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            partial.mkdir()
+            yield partial
+            _share(partial)
+            sync_tree(partial)
+            _publish(partial, place)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def disk_errors(where: str | Path) -> Iterator[None]:
+    """Turn what the disk refuses inside the block into a CheckpointError that names `where`.
+
+    Raises:
+        CheckpointError: in place of an OSError or of safetensors' own error.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        needed = "a folder that can be written, with room left"
+        raise CheckpointError(explain(str(where), str(error), needed)) from error
 
 
 def recover(path: str | Path) -> None:
@@ -99,6 +115,14 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _share(folder: Path) -> None:
+    """Give every file the mode of a new one; the folder, which is new, tells the umask."""
+    mode = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(mode)
 
 
 def _beside(place: Path, state: str) -> Path:

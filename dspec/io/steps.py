@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dspec.errors import CheckpointError, explain
-from dspec.io.folders import atomic_folder, recover, sha256
+from dspec.io.folders import atomic_folder, disk_errors, recover, sha256
 from dspec.io.strict_json import read_object
 
 ROOM = "checkpoints"
@@ -81,8 +81,17 @@ def newest_valid(output: str | Path) -> StepFolder | None:
 
 
 def clear_steps(output: str | Path) -> None:
-    """Remove all training checkpoints, so that a new run cannot resume from an old one's."""
-    shutil.rmtree(Path(output) / ROOM, ignore_errors=True)
+    """Remove all training checkpoints, and nothing else, so that a new run cannot resume from them.
+
+    Raises:
+        CheckpointError: the disk refused.
+    """
+    room = Path(output) / ROOM
+    with disk_errors(room):
+        for stale in (*room.glob(".step-*.*"), *(found.path for found in step_folders(output))):
+            shutil.rmtree(stale)
+    with contextlib.suppress(OSError):  # absent, or it holds what is not ours
+        room.rmdir()
 
 
 def _fault(found: StepFolder) -> str:
