@@ -228,13 +228,15 @@ class TrainConfig:
     precision: str = setting(
         choice("auto", "float32", "bfloat16"), "of the products; auto: bfloat16 on CUDA", "auto"
     )
-    backend: str = setting(choice("auto", "cuda", "cpu", "mps", "mlx"), "where to train", "auto")
+    backend: str = setting(choice("auto", "cuda", "cpu", "mps"), "where to train", "auto")
 
     def __post_init__(self) -> None:
         check(self)
         if self.batch_size % self.accumulation:
             needed = f"a multiple of accumulation ({self.accumulation})"
             raise ConfigError(explain("batch_size", self.batch_size, needed))
+        if self.block_size > self.seq_len:
+            raise ConfigError(explain("block_size", self.block_size, f"<= seq_len ({self.seq_len})"))
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with some settings changed; an unknown name is a ConfigError."""

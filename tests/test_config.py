@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from dspec.backends import registry
 from dspec.config import DrafterConfig, TargetFacts, TrainConfig
 from dspec.errors import ConfigError
 
@@ -87,6 +88,8 @@ def test_no_scaling_of_positions_has_one_spelling():
         ("objective", " "),
         ("seed", 2**64),
         ("accumulation", 3),
+        ("block_size", 513),
+        ("backend", "mlx"),
         ("target_layer_ids", ()),
         ("resume", 1),
     ],
@@ -96,6 +99,11 @@ def test_a_wrong_training_setting_is_refused_by_name(name, value):
     field = "batch_size" if name == "accumulation" else name
     with pytest.raises(ConfigError, match=f"{field}: got "):
         TrainConfig(**{name: value})
+
+
+def test_the_backends_on_offer_are_those_that_exist():
+    for name in registry.NAMES:
+        assert TrainConfig(backend=name).backend == name
 
 
 def test_every_training_setting_has_a_help_text_and_a_default():

@@ -63,6 +63,22 @@ def test_bfloat16_statistics_are_float32(softcap):
     assert error < BF16_GRADIENT
 
 
+@pytest.mark.clause("NU-2")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_float32_hidden_states_over_a_narrow_head_keep_a_float32_gradient(dtype):
+    hidden, head, labels, weights = problem(dtype, vocab=1001)
+    wide = hidden.detach().float().requires_grad_()
+    tiny = weights * 1e-9  # as of one block among many: below float16's smallest number
+    narrow, ours, core = (
+        gradient(function, x, head, labels, tiny)
+        for function, x in ((gold_log_probs, hidden), (gold_log_probs, wide), (core_gold_log_probs, wide))
+    )
+    assert torch.equal(ours[0], narrow[0]) and torch.equal(ours[0], core[0])
+    assert ours[2].dtype == torch.float32 and (ours[2] != 0).all()
+    if dtype == torch.float16:
+        assert (narrow[2] == 0).all()  # what the wide hidden states are for
+
+
 @pytest.mark.clause("NU-5")
 def test_equal_logits_hit_at_the_lowest_index_only():
     hidden, head = torch.ones(2, 3), torch.ones(5, 3)

@@ -34,7 +34,7 @@ def test_a_folder_of_another_model_is_not_overwritten(tmp_path, spoil):
     place = Path(shutil.copytree(GOLDEN, tmp_path / "target"))
     spoil(place)
     before = {path.name: path.read_bytes() for path in place.iterdir()}
-    with pytest.raises(CheckpointError, match="output: got .* holds another model .* an empty folder or"):
+    with pytest.raises(CheckpointError, match=r"output: got .* holds another model .* an empty folder or"):
         write_zeros(place)
     assert {path.name: path.read_bytes() for path in place.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["target"]

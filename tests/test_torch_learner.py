@@ -21,6 +21,20 @@ from tests.tolerances import TRAINING_GRADIENT
 OBJECTIVES = ("uniform", "dflash", "ltr", "dpace", "first_error(1)", "chain(40)")
 
 
+@pytest.mark.clause("NU-2")
+def test_a_float16_head_does_not_narrow_the_gradient():
+    target, config = make_target(), make_config()
+    target.model.half()
+    learner, seen = make_learner(target, config), []
+    inner = learner._gold_log_probs
+    learner._gold_log_probs = lambda hidden, *rest, **options: (
+        seen.append(hidden.dtype),
+        inner(hidden, *rest, **options),
+    )[1]
+    learner.forward(read(target, config)[0])
+    assert seen == [torch.float32] and learner._head.dtype == torch.float16
+
+
 @pytest.fixture(scope="module")
 def target():
     return make_target()

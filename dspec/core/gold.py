@@ -20,8 +20,9 @@ def gold_log_probs(
     Spec: OB-1, OB-10, NU-2, NU-5.
 
     Args:
-        hidden: (R, D) floating; the drafter's output after its final norm.
-        head: (V, D), same dtype; the target's unembedding.
+        hidden: (R, D) floating, of the head's dtype or that widened to float32; the drafter's output
+            after its final norm.
+        head: (V, D); the target's unembedding. The product runs in its dtype.
         labels: (R,) integer in [0, V).
         softcap: c > 0 replaces a logit l by c * tanh(l / c) (Gemma); None leaves it.
         xp: their array namespace.
@@ -38,8 +39,9 @@ def gold_log_probs(
         >>> log_prob.round(3).tolist(), hit.tolist()
         ([-0.313, -1.313], [True, False])
     """
-    _check(hidden, head, labels, xp=xp)
-    logits = widen(xp.matmul(hidden, xp.matrix_transpose(head)), xp=xp)
+    check_gold(hidden, head, labels, xp=xp)
+    narrow = hidden if hidden.dtype == head.dtype else xp.astype(hidden, head.dtype)
+    logits = widen(xp.matmul(narrow, xp.matrix_transpose(head)), xp=xp)
     if softcap is not None:
         logits = softcap * xp.tanh(logits / softcap)
     top = xp.max(logits, axis=-1)
@@ -49,14 +51,25 @@ def gold_log_probs(
     return log_prob, xp.argmax(logits, axis=-1) == labels
 
 
-def _check(hidden: Array, head: Array, labels: Array, *, xp: Any) -> None:
-    """Raise ShapeError unless the three arrays fit each other."""
+def check_gold(hidden: Array, head: Array, labels: Array, *, xp: Any) -> None:
+    """Check what every `gold_log_probs` takes; here so that overrides refuse alike.
+
+    Args:
+        hidden: see `gold_log_probs`.
+        head: likewise.
+        labels: likewise.
+        xp: their array namespace.
+
+    Raises:
+        ShapeError: the three arrays do not fit each other.
+    """
     shapes = tuple(hidden.shape), tuple(head.shape), tuple(labels.shape)
     fits = [len(shape) for shape in shapes] == [2, 2, 1]
     if not (fits and shapes[0][1] == shapes[1][1] and shapes[0][0] == shapes[2][0]):
         got = ", ".join(str(shape) for shape in shapes)
         raise ShapeError(explain("hidden, head, labels", got, "(R, D), (V, D), (R,)", clause="OB-1"))
-    if hidden.dtype != head.dtype:
+    # Wide hidden states over a narrow head keep the gradient wide: only the product is narrow.
+    if hidden.dtype not in (head.dtype, widen(head[:0, :], xp=xp).dtype):
         got = f"{hidden.dtype} and {head.dtype}"
         raise ShapeError(explain("hidden, head", got, "one dtype", remedy="cast hidden", clause="NU-2"))
     if not xp.isdtype(labels.dtype, "integral"):

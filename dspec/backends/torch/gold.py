@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dspec.core.gold import _check
+from dspec.core.gold import check_gold
 from dspec.errors import ConfigError, explain
 
 CHUNK = 256
@@ -36,8 +36,9 @@ def gold_log_probs(
     Spec: OB-1, OB-10, NU-2, NU-5.
 
     Args:
-        hidden: (R, D) floating, the drafter's last hidden states; the gradient flows here.
-        head: (V, D), same dtype, the target's output weight; frozen. Products run in that dtype,
+        hidden: (R, D) floating, the drafter's last hidden states; the gradient flows here. Of the
+            head's dtype, or float32 over a 16-bit head: then the gradient is float32 too.
+        head: (V, D), the target's output weight; frozen. Products run in its dtype,
             statistics and unit gradients in float32 (float64 for float64).
         labels: (R,) integer ids in [0, V).
         softcap: logits become softcap * tanh(logits / softcap); None leaves them.
@@ -61,7 +62,7 @@ def gold_log_probs(
 
     Source: this library's own scheme; measured against others in benchmarks/objective.py.
     """
-    _check(hidden, head, labels, xp=xp or torch_namespace)  # the same errors, by the same code
+    check_gold(hidden, head, labels, xp=xp or torch_namespace)  # the same errors, by the same code
     if head.requires_grad:
         remedy = "pass head.detach(); the target's head is frozen"
         raise ConfigError(explain("head", "a head that wants a gradient", "a frozen head", remedy=remedy))
@@ -83,7 +84,7 @@ class _Workspace:
         """Write the chunk's logits, in the wide dtype; return them."""
         rows = hidden.shape[0]
         logits, narrow = self.logits[:rows], self.narrow[:rows]
-        torch.mm(hidden, head.T, out=narrow)
+        torch.mm(hidden.to(head.dtype), head.T, out=narrow)
         if narrow.dtype != logits.dtype:
             logits.copy_(narrow)
         if self.slope is not None:
@@ -139,5 +140,5 @@ class _GoldLogProbs(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_log_prob, _grad_hit):  # type: ignore[no-untyped-def]
         (unit,) = ctx.saved_tensors
-        # unit is d(-log_prob)/d hidden; the product is float32 and is cast once, by autograd.
+        # unit is d(-log_prob)/d hidden; the product is float32, and cast by autograd if hidden is not.
         return -grad_log_prob[:, None] * unit, None, None, None, None, None

@@ -81,7 +81,9 @@ class Learner:
 
     def forward(self, part: MicroBatch) -> Outcome:
         """Run the drafter over a micro-batch; only supervised slots reach the head."""
-        hidden = self._hidden(part).flatten(0, 1)[part.rows].to(self._head.dtype)
+        # Never narrower than the head's product needs: a float16 gradient would underflow.
+        wide = torch.promote_types(self._head.dtype, torch.float32)
+        hidden = self._hidden(part).flatten(0, 1)[part.rows].to(wide)
         gold, hit = self._gold_log_probs(hidden, self._head, part.labels, softcap=self._softcap, xp=xp)
         shape = part.supervised.shape
         log_prob = gold.new_zeros(shape.numel()).index_copy(0, part.slots, gold.detach())
