@@ -1,24 +1,32 @@
 """The engine: a target, a drafter, and requests decoded with them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from dspec.backends.judge import NoDrafter, RequestJudge, check_ids
 from dspec.backends.protocol import ArrayOps, DrafterModel, TargetModel
 from dspec.core.decode import Limits, Pass, decode
-from dspec.core.policies import choose_policy
 from dspec.core.stats import Stats
-from dspec.decoders import Speculative
+from dspec.decoders import Autoregressive, Speculative
 from dspec.errors import ConfigError, explain
 from dspec.generation import Chunk, Generation
-from dspec.io.examples import encode_text, start_tokens
+from dspec.prompt import Prompt, encode_prompt, is_many
 from dspec.request import Request, parse_request
 from dspec.rng import Stream
 from dspec.stopwatch import Stopwatch
 from dspec.text import TextStream
 
-Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
+
+@dataclass(frozen=True)
+class _Job:
+    """One request with all that is checked before its first pass."""
+
+    ids: list[int]
+    limits: Limits
+    judge: RequestJudge
+    drafter: DrafterModel | None
+    text: TextStream | None
 
 
 @dataclass(frozen=True)
@@ -42,25 +50,34 @@ class Engine:
     def generate(self, prompt: Prompt | Sequence[Prompt], **settings: Any) -> Any:
         """Decode one prompt, or each of a list.
 
+        All prompts are checked before the first one is decoded.
+
         Args:
-            prompt: text, token ids, chat messages, or a list of those.
+            prompt: text, token ids (a list or an integer array), chat messages, or a list of those.
             **settings: max_new_tokens=256, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0, seed=0,
-                stop=(), policy=None, decoder=None, ignore_eos=False.
+                stop=None, policy=None, decoder=None, ignore_eos=False. `decoder=None` drafts if
+                there is a drafter; `Speculative(...)` needs one.
 
         Returns:
             A `Generation`, or a list of them; the i-th prompt of a list is request i of the seed.
 
         Raises:
-            ConfigError: a setting is unknown, unsupported or out of range.
+            ConfigError: a prompt or setting is unknown, unsupported or out of range.
+            ShapeError: a token id outside the vocabulary.
             NumericsError: the model returned NaN.
         """
         request = parse_request(settings)
-        if not _is_many(prompt):
-            return self._generate(prompt, request)
-        return [self._generate(one, replace(request, number=i)) for i, one in enumerate(prompt)]
+        if not is_many(prompt):
+            return self._generate(self._job(prompt, request))
+        jobs = [
+            self._job(one, replace(request, number=i), where=f"prompt[{i}]") for i, one in enumerate(prompt)
+        ]
+        return [self._generate(job) for job in jobs]
 
     def stream(self, prompt: Prompt, **settings: Any) -> Iterator[Chunk]:
         """Yield what each pass emits; the settings are those of `generate`.
+
+        Everything is checked at the call, not at the first `next`.
 
         Args:
             prompt: text, token ids or chat messages.
@@ -70,11 +87,10 @@ class Engine:
             One `Chunk` a pass; the last one carries `finish`.
 
         Raises:
-            ConfigError: a setting is unknown, unsupported or out of range.
+            ConfigError: the prompt or a setting is unknown, unsupported or out of range.
+            ShapeError: a token id outside the vocabulary.
         """
-        # Checked now, not at the first `next`: a generator would raise far from the call.
-        request = parse_request(settings)
-        return self._stream(self.encode(prompt), request, Stopwatch(self.ops))
+        return self._stream(self._job(prompt, parse_request(settings)))
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Return the token ids of a prompt.
@@ -86,40 +102,40 @@ class Engine:
             Ids, all inside the vocabulary.
 
         Raises:
-            ConfigError: text without a tokenizer, or no tokens.
+            ConfigError: not a prompt, text without a tokenizer, or no tokens.
             ShapeError: an id outside the vocabulary.
         """
-        ids = self._encode(prompt)
-        if not ids:
-            raise ConfigError(explain("prompt", "no tokens", "at least one token", clause="DL-1"))
-        check_ids(ids, self.target.vocab_size, "prompt")
+        return self._encode(prompt, "prompt")
+
+    def _encode(self, prompt: Any, where: str) -> list[int]:
+        ids = encode_prompt(prompt, self.target.tokenizer, where)
+        check_ids(ids, self.target.vocab_size, where)
         return ids
 
-    def _encode(self, prompt: Prompt) -> list[int]:
-        if not isinstance(prompt, str) and all(isinstance(t, int) for t in prompt):
-            return list(prompt)
-        tokenizer = self.target.tokenizer
-        if tokenizer is None:
-            remedy = "Pass token ids, or a target folder with a tokenizer."
+    def _job(self, prompt: Any, request: Request, where: str = "prompt") -> _Job:
+        """Check all that can be checked without a model pass."""
+        if isinstance(request.decoder, Speculative) and self.drafter is None:
+            remedy = "Load one, dspec.load(target, drafter), or leave `decoder` out."
             raise ConfigError(
-                explain(
-                    "prompt", type(prompt).__name__, "token ids: the target has no tokenizer", remedy=remedy
-                )
+                explain("decoder", request.decoder, "a drafter: this engine has none", remedy=remedy)
             )
-        if isinstance(prompt, str):
-            return start_tokens(tokenizer) + encode_text(tokenizer, prompt)
-        if not getattr(tokenizer, "chat_template", None):
-            raise ConfigError(
-                explain("prompt", "chat messages", "text or ids: the tokenizer has no chat template")
-            )
-        text = tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True, tokenize=False)
-        return encode_text(tokenizer, text)
+        drafter = None if isinstance(request.decoder, Autoregressive) else self.drafter
+        n_slots = 0 if drafter is None else drafter.block_size - 1
+        stream = Stream(request.seed, request.number)
+        ids = self._encode(prompt, where)
+        self._check_length(len(ids) + request.max_new_tokens)
+        return _Job(
+            ids=ids,
+            limits=Limits(request.max_new_tokens, frozenset() if request.ignore_eos else self.target.eos_ids),
+            judge=RequestJudge(self.ops, request.rule(), request.sampling, stream, n_slots),
+            drafter=drafter,
+            text=self._text_stream(request),
+        )
 
-    def _generate(self, prompt: Prompt, request: Request) -> Generation:
+    def _generate(self, job: _Job) -> Generation:
         watch = Stopwatch(self.ops)
-        ids = self.encode(prompt)
         with watch.total():
-            chunks = list(self._stream(ids, request, watch))
+            chunks = list(self._stream(job, watch))
         tokens = [token for chunk in chunks for token in chunk.tokens]
         judged = [chunk for chunk in chunks if chunk.n_accepted is not None]
         stats = Stats(
@@ -128,33 +144,28 @@ class Engine:
             n_tokens=len(tokens),
             seconds=watch.read(),
         )
-        text = None if self.target.tokenizer is None else "".join(chunk.text for chunk in chunks)
+        text = None if job.text is None else "".join(chunk.text for chunk in chunks)
         return Generation(
             tokens=tuple(tokens), text=text, finish=chunks[-1].finish, stats=stats, chunks=tuple(chunks)
         )
 
-    def _stream(self, ids: list[int], request: Request, watch: Stopwatch) -> Iterator[Chunk]:
-        text = self._text_stream(request)
-        for step in self._passes(ids, request, watch):
-            yield (chunk := _chunk(step, text))
+    def _stream(self, job: _Job, watch: Stopwatch | None = None) -> Iterator[Chunk]:
+        for step in self._passes(job, watch):
+            yield (chunk := _chunk(step, job.text))
             if chunk.finish == "stop":
                 return
 
-    def _passes(self, ids: list[int], request: Request, watch: Stopwatch) -> Iterator[Pass]:
-        """Open the sessions of one request and run the loop."""
-        speculative = isinstance(request.decoder, Speculative) and self.drafter is not None
-        block_size = self.drafter.block_size if speculative else 1
-        policy = choose_policy(getattr(request.decoder, "policy", None), request.sampling)
-        capacity = len(ids) + request.max_new_tokens + block_size
-        self._check_length(len(ids) + request.max_new_tokens)
-        layer_ids = self.drafter.layer_ids if speculative else ()
-        target = self.target.session(layer_ids=layer_ids, capacity=capacity)
-        drafter = self.drafter.session(self.target, capacity=capacity) if speculative else NoDrafter(self.ops)
-        judge = RequestJudge(
-            self.ops, policy, request.sampling, Stream(request.seed, request.number), block_size - 1
-        )
-        limits = Limits(request.max_new_tokens, frozenset() if request.ignore_eos else self.target.eos_ids)
-        yield from decode(watch.target(target), watch.drafter(drafter), judge, ids, limits)
+    def _passes(self, job: _Job, watch: Stopwatch | None) -> Iterator[Pass]:
+        """Open the sessions of one request and run the loop; nobody reads the time of a stream."""
+        capacity = len(job.ids) + job.limits.max_new_tokens + job.judge.n_slots + 1
+        layer_ids = () if job.drafter is None else job.drafter.layer_ids
+        target: Any = self.target.session(layer_ids=layer_ids, capacity=capacity)
+        drafter: Any = NoDrafter(self.ops)
+        if job.drafter is not None:
+            drafter = job.drafter.session(self.target, capacity=capacity)
+        if watch is not None:
+            target, drafter = watch.target(target), watch.drafter(drafter)
+        yield from decode(target, drafter, job.judge, job.ids, job.limits)
 
     def _check_length(self, length: int) -> None:
         longest = self.target.max_positions
@@ -192,8 +203,3 @@ def _chunk(step: Pass, text: TextStream | None) -> Chunk:
         n_drafted=step.n_drafted,
         finish=finish,
     )
-
-
-def _is_many(prompt: Any) -> bool:
-    """Whether `prompt` is a list of prompts rather than one."""
-    return not isinstance(prompt, str) and len(prompt) > 0 and not isinstance(prompt[0], (int, Mapping))

@@ -1,6 +1,6 @@
 """What decoding returns: chunks while it runs, a generation when it is done."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dspec.core.stats import Stats
 
@@ -50,7 +50,7 @@ class Generation:
     text: str | None
     finish: str | None
     stats: Stats
-    chunks: tuple[Chunk, ...]
+    chunks: tuple[Chunk, ...] = field(repr=False)
 
     @property
     def n_emitted(self) -> tuple[int, ...]:

@@ -4,22 +4,34 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dspec.core.policies import Policy, choose_policy
+from dspec.core.settings import read_integer
 from dspec.core.types import Sampling
 from dspec.decoders import Autoregressive, Speculative
 from dspec.errors import ConfigError, explain
+
+SAMPLING = ("temperature", "top_k", "top_p", "min_p")
+SETTINGS = ("max_new_tokens", "seed", "ignore_eos", *SAMPLING, "stop", "policy", "decoder")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """Everything that decides one output, beside the models.
 
+    Spec: RS-13, RS-18, RN-1, DL-3, DL-9.
+
     Args:
         max_new_tokens: most tokens to emit; >= 1.
         sampling: the law to draw from.
-        stops: stop strings.
-        seed, number: key of the request's uniforms.
-        decoder: how to decode.
+        stops: stop strings, none empty.
+        seed, number: key of the request's uniforms; in [0, 2^64).
+        decoder: how to decode; None: speculative where there is a drafter, else one token a pass.
+        policy: name of the policy; None: that of the decoder, else the default. Every policy is
+            exact, so that it may be named without a drafter too.
         ignore_eos: go on after an end token.
+
+    Raises:
+        ConfigError: a value has the wrong type, is out of range, or does not fit another.
     """
 
     max_new_tokens: int = 256
@@ -27,8 +39,48 @@ class Request:
     stops: tuple[str, ...] = ()
     seed: int = 0
     number: int = 0
-    decoder: Speculative | Autoregressive = field(default_factory=Speculative)
+    decoder: Speculative | Autoregressive | None = None
+    policy: str | None = None
     ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        for name, low, below, needed, clause in (
+            ("max_new_tokens", 1, 2**31, "an integer >= 1 and < 2^31", "DL-3"),
+            ("seed", 0, 2**64, "an integer in [0, 2^64)", "RN-1"),
+            ("number", 0, 2**64, "an integer in [0, 2^64)", "RN-1"),
+        ):
+            value = read_integer(name, getattr(self, name), low, below, needed, clause=clause)
+            object.__setattr__(self, name, value)
+        if not isinstance(self.ignore_eos, bool):
+            raise ConfigError(explain("ignore_eos", repr(self.ignore_eos), "True or False", clause="RS-13"))
+        _check_stops(self.stops)
+        self._check_decoder()
+        self.rule()
+
+    def _check_decoder(self) -> None:
+        if not isinstance(self.decoder, (Speculative, Autoregressive, type(None))):
+            needed = "Speculative(...), Autoregressive() or None"
+            raise ConfigError(explain("decoder", repr(self.decoder), needed, clause="RS-13"))
+        if self.policy is not None and self.decoder is not None:
+            remedy = "Put it into the decoder: Speculative(policy=...)."
+            raise ConfigError(explain("policy", self.policy, "to stand alone", remedy=remedy))
+
+    def rule(self) -> Policy:
+        """Return the policy that this request asks for.
+
+        Returns:
+            The policy, fit for the sampling settings.
+
+        Raises:
+            ConfigError: an unknown name, or "greedy" at a temperature above 0.
+
+        Example:
+            >>> Request(sampling=Sampling(temperature=1.0), policy="rejection").rule().name
+            'rejection'
+        """
+        name = self.decoder.policy if isinstance(self.decoder, Speculative) else self.policy
+        # A list or dict has no hash, so that looking it up would raise something else.
+        return choose_policy(name if name is None or isinstance(name, str) else repr(name), self.sampling)
 
 
 def parse_request(settings: Mapping[str, Any]) -> Request:
@@ -43,36 +95,39 @@ def parse_request(settings: Mapping[str, Any]) -> Request:
         The request.
 
     Raises:
-        ConfigError: an unknown or unsupported setting, or a value out of range.
+        ConfigError: an unknown or unsupported setting, or a value of the wrong type or out of range.
 
     Example:
         >>> parse_request({"temperature": 0.5}).sampling.temperature
         0.5
     """
-    settings = dict(settings)
-    sampling = {
-        name: settings.pop(name) for name in ("temperature", "top_k", "top_p", "min_p") if name in settings
-    }
-    stop = settings.pop("stop", ())
-    policy, decoder = settings.pop("policy", None), settings.pop("decoder", None)
-    if policy is not None and decoder is not None:
-        raise ConfigError(
-            explain(
-                "policy", policy, "to stand alone", remedy="Put it into the decoder: Speculative(policy=...)."
-            )
-        )
-    known = ("max_new_tokens", "seed", "ignore_eos")
     for name in settings:
-        if name not in known:
-            allowed = ", ".join(
-                (*known, "temperature", "top_k", "top_p", "min_p", "stop", "policy", "decoder")
-            )
-            raise ConfigError(
-                explain("generate", f"the setting {name!r}", f"one of {allowed}", clause="RS-13")
-            )
-    return Request(
-        sampling=Sampling(**sampling),
-        stops=(stop,) if isinstance(stop, str) else tuple(stop),
-        decoder=decoder or Speculative(policy=policy),
-        **settings,
-    )
+        if name not in SETTINGS:
+            needed = f"one of {', '.join(SETTINGS)}"
+            raise ConfigError(explain("generate", f"the setting {name!r}", needed, clause="RS-13"))
+    settings = dict(settings)
+    sampling = Sampling(**{name: settings.pop(name) for name in SAMPLING if name in settings})
+    return Request(sampling=sampling, stops=_read_stops(settings.pop("stop", None)), **settings)
+
+
+def _read_stops(stop: Any) -> tuple[str, ...]:
+    """Return stop strings as a tuple: of none, of one, or of a list."""
+    if stop is None:
+        return ()
+    if isinstance(stop, str):
+        return (stop,)
+    if isinstance(stop, (list, tuple)):
+        return tuple(stop)
+    raise ConfigError(explain("stop", repr(stop), "a string, a list of strings, or None", clause="DL-9"))
+
+
+def _check_stops(stops: tuple[str, ...]) -> None:
+    for stop in stops:
+        if not isinstance(stop, str):
+            needed = "a string, a list of strings, or None"
+            raise ConfigError(explain("stop", repr(stop), needed, clause="DL-9"))
+        if not stop:
+            raise ConfigError(explain("stop", "an empty string", "non-empty strings", clause="DL-9"))
+        if "\ufffd" in stop:
+            needed = "readable text: U+FFFD stands for bytes that are none"
+            raise ConfigError(explain("stop", repr(stop), needed, clause="DL-9"))

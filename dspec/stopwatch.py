@@ -11,25 +11,25 @@ from dspec.backends.protocol import ArrayOps
 class Stopwatch:
     """Times the calls of two sessions by marks on the device's clock.
 
-    Marks are read once, at the end, so that timing adds no synchronisation to the loop. On a GPU
-    the target's and drafter's seconds are the device's and the total is the host's.
+    Marks of a GPU are read once, at the end, so that timing adds no synchronisation to the loop;
+    those of a CPU are plain seconds and are summed as they come. On a GPU the target's and drafter's
+    seconds are the device's and the total is the host's.
 
     Args:
         ops: the backend's array operations.
     """
 
     def __init__(self, ops: ArrayOps) -> None:
-        self._ops = ops
-        self._marks: dict[str, list[tuple[Any, Any]]] = {"target": [], "drafter": []}
+        self._parts = {"target": _Sum(ops), "drafter": _Sum(ops)}
         self._total = 0.0
 
     def target(self, session: Any) -> Any:
         """Return the session with prefill and score timed."""
-        return _Timed(session, self._marks["target"], self._ops, ("prefill", "score"))
+        return _Timed(session, self._parts["target"], ("prefill", "score"))
 
     def drafter(self, session: Any) -> Any:
         """Return the session with propose timed."""
-        return _Timed(session, self._marks["drafter"], self._ops, ("propose",))
+        return _Timed(session, self._parts["drafter"], ("propose",))
 
     @contextmanager
     def total(self) -> Iterator[None]:
@@ -40,21 +40,38 @@ class Stopwatch:
 
     def read(self) -> dict[str, float]:
         """Return seconds by part; "loop" is what is neither target nor drafter."""
-        parts = {
-            name: sum(self._ops.seconds(start, end) for start, end in marks)
-            for name, marks in self._marks.items()
-        }
+        parts = {name: part.read() for name, part in self._parts.items()}
         loop = max(self._total - sum(parts.values()), 0.0)
         return {**parts, "loop": loop, "total": self._total}
 
 
-class _Timed:
-    """A session whose named methods leave a pair of marks."""
+class _Sum:
+    """The seconds between pairs of marks, summed as early as no wait is needed."""
 
-    def __init__(
-        self, session: Any, marks: list[tuple[Any, Any]], ops: ArrayOps, names: tuple[str, ...]
-    ) -> None:
-        self._session, self._marks, self._ops, self._names = session, marks, ops, names
+    def __init__(self, ops: ArrayOps) -> None:
+        self.ops = ops
+        self.unread: list[tuple[Any, Any]] = []
+        self._seconds = 0.0
+
+    def add(self, start: Any, end: Any) -> None:
+        """Take in one pair of marks."""
+        if isinstance(start, float):  # seconds already, not an event on a queue
+            self._seconds += self.ops.seconds(start, end)
+        else:
+            self.unread.append((start, end))
+
+    def read(self) -> float:
+        """Return the sum; waits for the device."""
+        self._seconds += sum(self.ops.seconds(start, end) for start, end in self.unread)
+        self.unread.clear()
+        return self._seconds
+
+
+class _Timed:
+    """A session whose named methods are timed."""
+
+    def __init__(self, session: Any, part: _Sum, names: tuple[str, ...]) -> None:
+        self._session, self._part, self._names = session, part, names
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._session, name)
@@ -62,9 +79,9 @@ class _Timed:
             return found
 
         def timed(*args: Any) -> Any:
-            start = self._ops.mark()
+            start = self._part.ops.mark()
             result = found(*args)
-            self._marks.append((start, self._ops.mark()))
+            self._part.add(start, self._part.ops.mark())
             return result
 
         return timed

@@ -1,4 +1,4 @@
-"""The engine: prompts, settings, streams, stop strings, stats, text."""
+"""The engine: streams, lists, stats, time; requests, prompts and text have files of their own."""
 
 import json
 import math
@@ -7,54 +7,18 @@ import numpy as np
 import pytest
 
 import dspec
-from dspec.backends.numpy import NumpyOps, TableDrafter, TableTarget
 from dspec.core.stats import Stats, pool
-from dspec.decoders import Autoregressive, Speculative
+from dspec.decoders import Autoregressive
 from dspec.engine import Engine
-from dspec.errors import ConfigError, ShapeError
+from dspec.errors import ConfigError
+from dspec.stopwatch import Stopwatch
 from dspec.testing.engines import check_outputs
-from dspec.text import TextStream
-
-V = 6
+from tests.small_engines import small_engine
 
 
 @pytest.fixture
 def engine():
-    rng = np.random.default_rng(1)
-    law = rng.dirichlet(np.full(V, 0.5), (2, V))
-    return Engine(
-        TableTarget(law, frozenset([5])), TableDrafter(law[[0, 1, 0]], autoregressive=True), NumpyOps()
-    )
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    """Bytes as tokens, as `tokenizers` makes them; 256 is the end token."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    inner = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    inner.pre_tokenizer, inner.decoder = (
-        pre_tokenizers.ByteLevel(add_prefix_space=False),
-        decoders.ByteLevel(),
-    )
-    inner.add_special_tokens(["<|end|>"])
-    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|end|>")
-
-
-def script(engine_text, tokenizer, *, drafts=True):
-    """An engine that says one fixed text: a table of certain successors over the text's positions."""
-    ids = [*tokenizer(engine_text)["input_ids"], tokenizer.eos_token_id]
-    table = np.zeros((len(ids), len(tokenizer), len(tokenizer)))
-    for i, token in enumerate(ids):
-        table[i, :, token] = 1.0
-    target = TableTarget(table, frozenset([tokenizer.eos_token_id]))
-    object.__setattr__(target, "tokenizer", tokenizer)
-    drafter = (
-        TableDrafter(np.full((3, len(tokenizer), len(tokenizer)), 1 / len(tokenizer))) if drafts else None
-    )
-    return Engine(target, drafter, NumpyOps())
+    return small_engine()
 
 
 def test_a_stream_holds_what_generate_returns(engine):
@@ -85,75 +49,6 @@ def test_without_a_drafter_one_token_a_pass(engine):
     assert alone.generate([0], max_new_tokens=9, ignore_eos=True).tokens == out.tokens
 
 
-@pytest.mark.clause("RS-13")
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"repetition_penalty": 1.2}, "repetition_penalty.*needs one of max_new_tokens"),
-        ({"temperature": -1.0}, "temperature: got -1.0"),
-        ({"temperature": float("nan")}, "temperature: got nan"),
-        ({"top_p": 0.0}, r"top_p: got 0.0; needs a number in \(0, 1\]"),
-        ({"top_k": -1}, "top_k"),
-        ({"min_p": 2}, "min_p"),
-        ({"policy": "typical"}, "policy: got 'typical'; needs one of greedy, one_hot"),
-        ({"policy": "greedy", "temperature": 1.0}, "policy='greedy'"),
-        ({"policy": "one_hot", "decoder": Speculative()}, "policy: got one_hot; needs to stand alone"),
-        ({"seed": -1}, "seed: got -1"),
-        ({"max_new_tokens": 0}, "max_new_tokens: got 0"),
-        ({"stop": "x"}, "stop: got"),
-    ],
-)
-def test_a_setting_that_cannot_be_honoured_raises(engine, settings, message):
-    with pytest.raises(ConfigError, match=message):
-        engine.generate([0], **settings)
-
-
-def test_settings_of_a_stream_are_checked_at_the_call(engine):
-    with pytest.raises(ConfigError, match="top_k"):
-        engine.stream([0], top_k=-2)
-
-
-@pytest.mark.clause("NT-3")
-def test_prompts_that_cannot_be_read_are_refused(engine):
-    with pytest.raises(ShapeError, match=r"prompt\[1\]: got 6; needs an id in \[0, 6\)"):
-        engine.generate([0, 6])
-    with pytest.raises(ConfigError, match="prompt: got no tokens"):
-        engine.generate([])
-    with pytest.raises(ConfigError, match="prompt: got str; needs token ids: the target has no tokenizer"):
-        engine.generate("text")
-
-
-@pytest.mark.clause("DL-9")
-@pytest.mark.parametrize(
-    ("stops", "text", "kept", "finish"),
-    [
-        (["wor"], "héllo ", "héllo wor", "stop"),
-        (["xyz"], "héllo world", "héllo world", "eos"),
-        (["worm", "ld"], "héllo wor", "héllo world", "stop"),
-        (["é"], "h", "hé", "stop"),
-        (["o", "lo"], "hél", "héllo", "stop"),
-    ],
-)
-def test_text_is_cut_before_the_first_stop_string(tokenizer, stops, text, kept, finish):
-    out = script("héllo world", tokenizer).generate([0], stop=stops)
-    assert (out.text, out.finish) == (text, finish)
-    tokens = out.tokens[:-1] if finish == "eos" else out.tokens
-    assert tokenizer.decode(tokens) == kept
-
-
-@pytest.mark.clause("DL-9")
-def test_text_that_begins_a_stop_string_is_held_back_until_it_cannot(tokenizer):
-    stream = TextStream(tokenizer, ["abcd"])
-    pieces = [stream.feed(i)[0] for i in tokenizer("xabcabd")["input_ids"]]
-    assert pieces == ["x", "", "", "", "abc", "", "abd"]
-    assert "".join(pieces) + stream.flush() == "xabcabd"
-
-
-def test_an_empty_stop_string_is_refused(tokenizer):
-    with pytest.raises(ConfigError, match="stop: got an empty string"):
-        TextStream(tokenizer, [""])
-
-
 def test_chunks_say_which_tokens_were_accepted(engine):
     chunks = list(engine.stream([0], max_new_tokens=40, temperature=1.0, seed=8, ignore_eos=True))
     assert chunks[0].accepted == (False,)
@@ -174,6 +69,43 @@ def test_time_is_shared_out_between_target_drafter_and_loop(engine):
     seconds = engine.generate([0], max_new_tokens=30, ignore_eos=True).stats.seconds
     assert set(seconds) == {"target", "drafter", "loop", "total"} and min(seconds.values()) > 0
     assert math.isclose(seconds["target"] + seconds["drafter"] + seconds["loop"], seconds["total"])
+
+
+def test_a_stream_is_not_timed_and_a_clock_in_seconds_keeps_no_marks(engine, monkeypatch):
+    marks = []
+    monkeypatch.setattr(type(engine.ops), "mark", lambda self: float(len(marks) + bool(marks.append(0))))
+    list(engine.stream([0], max_new_tokens=20, ignore_eos=True))
+    assert not marks, "nobody reads the time of a stream"
+    watch = Stopwatch(engine.ops)
+    target = watch.target(engine.target.session())
+    target.prefill([0])
+    for _ in range(10):
+        target.score(0, np.zeros((1, 0), dtype=int))
+    assert not watch._parts["target"].unread and watch.read()["target"] == 11
+
+
+def test_marks_of_a_queue_are_read_at_the_end_and_once(engine):
+    class Event(int):
+        """Stands for an event of a device: no float."""
+
+    class Ops:
+        now = 0
+
+        def mark(self):
+            self.now += 1
+            return Event(self.now)
+
+        def seconds(self, start, end):
+            return float(end - start)
+
+    watch = Stopwatch(Ops())
+    watch.target(engine.target.session()).prefill([0])
+    assert len(watch._parts["target"].unread) == 1
+    assert watch.read()["target"] == watch.read()["target"] == 1
+
+
+def test_a_generation_is_short_to_print(engine):
+    assert "Chunk" not in repr(engine.generate([0], max_new_tokens=3))
 
 
 def test_public_names_are_there_and_others_are_named():

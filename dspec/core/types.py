@@ -6,7 +6,7 @@ Letters: B rows (requests), K drafted slots (block_size - 1), V vocabulary.
 from dataclasses import dataclass
 from typing import Any
 
-from dspec.errors import ConfigError, explain
+from dspec.core.settings import read_integer, read_number
 
 Array = Any  # an array of the namespace `xp` that travels beside it
 
@@ -26,7 +26,7 @@ class Sampling:
         min_p: keep tokens with at least min_p times the largest probability; in [0, 1].
 
     Raises:
-        ConfigError: a value is out of range.
+        ConfigError: a value is no number or out of range.
 
     Example:
         >>> Sampling(temperature=0.7, top_p=0.95).greedy
@@ -39,15 +39,16 @@ class Sampling:
     min_p: float = 0.0
 
     def __post_init__(self) -> None:
-        checks = (
-            ("temperature", 0.0 <= self.temperature < float("inf"), "a finite number >= 0; 0 is greedy"),
-            ("top_k", self.top_k >= 0 and int(self.top_k) == self.top_k, "an integer >= 0; 0 keeps all"),
-            ("top_p", 0.0 < self.top_p <= 1.0, "a number in (0, 1]; 1 keeps all"),
-            ("min_p", 0.0 <= self.min_p <= 1.0, "a number in [0, 1]; 0 keeps all"),
+        numbers = (
+            ("temperature", lambda t: 0.0 <= t < float("inf"), "a finite number >= 0; 0 is greedy"),
+            ("top_p", lambda p: 0.0 < p <= 1.0, "a number in (0, 1]; 1 keeps all"),
+            ("min_p", lambda p: 0.0 <= p <= 1.0, "a number in [0, 1]; 0 keeps all"),
         )
-        for name, ok, needed in checks:
-            if not ok:
-                raise ConfigError(explain(name, getattr(self, name), needed, clause="RS-13"))
+        for name, accepts, needed in numbers:
+            value = read_number(name, getattr(self, name), accepts, needed, clause="RS-13")
+            object.__setattr__(self, name, value)
+        needed = "an integer >= 0 and < 2^31; 0 keeps all"
+        object.__setattr__(self, "top_k", read_integer("top_k", self.top_k, 0, 2**31, needed, clause="RS-13"))
 
     @property
     def greedy(self) -> bool:
