@@ -22,6 +22,8 @@ app = typer.Typer(
     help="Train block-diffusion drafters to speculate left to right, and decode with them exactly.",
 )
 
+INTERRUPTED = 130  # what a shell reports after Ctrl-C
+
 Backend = Annotated[str, typer.Option(help="auto, cuda, cpu or mps.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
@@ -49,11 +51,11 @@ def train(
 
     result = dspec.train(target, data, output, config=config, validation=validation, **settings)
     if as_json:
-        print(json.dumps({"output": str(output), **result.metrics}))
-    else:
-        _note(f"The drafter is in {output}. Decode with: dspec generate {target} --drafter {output}")
-    if not result.metrics.get("finished", True):
+        print(_json({"output": str(output), **result.metrics}))
+    if not result.metrics["finished"]:
         _note("The run was stopped early; the same command goes on where it stopped.")
+        raise typer.Exit(INTERRUPTED)
+    _note(f"The drafter is in {output}. Decode with: dspec generate {target} --drafter {output}")
 
 
 app.command()(with_settings(train))
@@ -124,6 +126,8 @@ def bench(
     import dspec
     from dspec.display import show_bench
 
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)  # before minutes of decoding
     engine = dspec.load(target, drafter, backend=backend)
     result = show_bench(
         engine, suite, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, quiet=as_json
@@ -131,7 +135,6 @@ def bench(
     if as_json:
         print(_json(result))
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
         (output / "bench.json").write_text(_json(result) + "\n", encoding="utf-8")
 
 
@@ -181,11 +184,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
         arguments: words after the program's name; None takes those of the process.
 
     Returns:
-        0, or 1 for a failed check, 2 for bad input.
+        0, or 1 for a failed check, 2 for bad input, 130 for a run that was stopped.
     """
     try:
         app(arguments, standalone_mode=True)
     except DspecError as error:
+        _note(f"{type(error).__name__}: {error}")
+        return 2
+    except OSError as error:
         _note(f"{type(error).__name__}: {error}")
         return 2
     except SystemExit as leave:
@@ -200,15 +206,18 @@ def entry() -> None:
 
 def _prompt(text: str | None, file: Path | None, ids: str | None, chat: bool) -> Any:
     """Return the prompt that exactly one of the three options gives."""
-    if sum(given is not None for given in (text, file, ids)) != 1:
-        raise ConfigError(
-            explain("prompt", "none or several", "one of --prompt, --prompt-file, --prompt-ids")
-        )
+    options = {"--prompt": text, "--prompt-file": file, "--prompt-ids": ids}
+    given = [name for name, value in options.items() if value is not None]
+    if len(given) != 1:
+        raise ConfigError(explain("prompt", " and ".join(given) or "none", f"one of {', '.join(options)}"))
+    messages = file is not None and file.suffix == ".json"
+    if chat and (messages or ids is not None):
+        raise ConfigError(explain("--chat", given[0], "a text to take as a message"))
     if ids is not None:
         return _numbers(ids)
     if file is not None:
         text = _read(file, lambda: file.read_text(encoding="utf-8"))
-        if file.suffix == ".json":
+        if messages:
             return _read(file, lambda: json.loads(text))
     return [{"role": "user", "content": text}] if chat else text
 

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from time import perf_counter
 from typing import Any
 
+from rich.color import ColorSystem
 from rich.console import Console
 from rich.progress import Progress
+from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
@@ -21,34 +23,49 @@ ACCEPTED, CLOSING = "green", "bold yellow"
 def show_stream(engine: Engine, prompt: Any, settings: Mapping[str, Any]) -> None:
     """Print an output as it is decoded, then its stats on stderr.
 
+    What goes to stdout is the text to the letter, tabs and carriage returns included: rich would
+    expand and drop them. In a terminal each token carries its colour.
+
     Args:
         engine: decodes.
         prompt: text, ids or messages.
         settings: keywords of `Engine.generate`.
     """
-    console, notes = Console(soft_wrap=True), Console(stderr=True)
-    if console.is_terminal and engine.drafter is not None:
+    coloured, notes = Console().color_system is not None, Console(stderr=True)
+    if coloured and engine.drafter is not None:
         notes.print(Text.assemble(("accepted drafts", ACCEPTED), ", ", ("closing tokens", CLOSING)))
     chunks, start = [], perf_counter()
     for chunk in engine.stream(prompt, **settings):
         chunks.append(chunk)
-        console.print(paint(engine, chunk) if console.is_terminal else plain(engine, chunk), end="")
+        sys.stdout.write("".join(_escaped(*pair) if coloured else pair[0] for pair in styled(engine, chunk)))
         sys.stdout.flush()
-    console.print()
+    sys.stdout.write("\n")
     notes.print(summary(chunks, perf_counter() - start), highlight=False)
 
 
-def plain(engine: Engine, chunk: Chunk) -> Text:
-    """Return a chunk's text, or its ids where the target has no tokenizer."""
-    if engine.target.tokenizer is not None:
-        return Text(chunk.text)
-    return Text("".join(f"{token} " for token in chunk.tokens))
+def styled(engine: Engine, chunk: Chunk) -> list[tuple[str, str]]:
+    """Return each token's text (its id, where the target has no tokenizer) and its style.
+
+    A character split over tokens belongs to the token that completes it.
+
+    Args:
+        engine: says whether there is text or only ids.
+        chunk: what a pass emitted.
+
+    Returns:
+        Pairs of text and style.
+    """
+    pieces = chunk.pieces if engine.target.tokenizer is not None else [f"{token} " for token in chunk.tokens]
+    styles = [ACCEPTED if accepted else CLOSING for accepted in chunk.accepted]
+    return list(zip(pieces, styles, strict=True))
+
+
+def _escaped(text: str, style: str) -> str:
+    return Style.parse(style).render(text, color_system=ColorSystem.STANDARD)
 
 
 def paint(engine: Engine, chunk: Chunk) -> Text:
-    """Return a chunk with accepted drafts and the closing token in their colours.
-
-    A character split over tokens takes the colour of the token that completes it.
+    """Return a chunk as rich text, accepted drafts and the closing token in their colours.
 
     Args:
         engine: says whether there is text or only ids.
@@ -57,9 +74,7 @@ def paint(engine: Engine, chunk: Chunk) -> Text:
     Returns:
         Styled text.
     """
-    pieces = chunk.pieces if engine.target.tokenizer is not None else [f"{token} " for token in chunk.tokens]
-    styles = [ACCEPTED if accepted else CLOSING for accepted in chunk.accepted]
-    return Text.assemble(*zip(pieces, styles, strict=True))
+    return Text.assemble(*styled(engine, chunk))
 
 
 def summary(chunks: list[Chunk], seconds: float) -> str:

@@ -8,9 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from dspec import cli
 from dspec.config import TrainConfig
+from dspec.display import show_stream
+from dspec.generation import Chunk
+from dspec.results import TrainResult
 
 GOLDEN = Path(__file__).parent / "golden" / "dflash_tiny"
 TARGET, DRAFTER = str(GOLDEN / "target"), str(GOLDEN / "drafter")
@@ -42,11 +46,10 @@ def test_generate_streams_ids_where_there_is_no_tokenizer(capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("generate", TARGET), "ConfigError: prompt: got none or several"),
-        (
-            ("generate", TARGET, "--prompt", "a", "--prompt-ids", "1"),
-            "ConfigError: prompt: got none or several",
-        ),
+        (("generate", TARGET), "ConfigError: prompt: got none; needs one of --prompt, "),
+        (("generate", TARGET, "--prompt", "a", "--prompt-ids", "1"), "prompt: got --prompt and --prompt-ids"),
+        (("generate", TARGET, "--prompt-ids", "1", "--chat"), "ConfigError: --chat: got --prompt-ids"),
+        (("bench", TARGET, DRAFTER, "--output", str(GOLDEN / "generate.json")), "FileExistsError: "),
         (("generate", TARGET, "--prompt-ids", "1 x"), "ConfigError: --prompt-ids: got '1 x'"),
         (("generate", TARGET, "--prompt-ids", "300"), "ShapeError: prompt[0]: got 300"),
         (("generate", TARGET, "--prompt", "a"), "the target has no tokenizer"),
@@ -125,3 +128,29 @@ def test_the_script_is_installed():
     assert script is not None
     done = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.split()[-1].count(".") == 2
+
+
+def test_text_on_stdout_is_the_text_to_the_letter(capsys, monkeypatch):
+    class Engine:
+        drafter = None
+
+        class target:
+            tokenizer = object()
+
+        def stream(self, prompt, **settings):
+            yield Chunk(tokens=(1, 2), pieces=("a:\n\tb", "\t1\r\n"), n_accepted=1, n_drafted=3, finish="eos")
+
+    show_stream(Engine(), "x", {})
+    assert capsys.readouterr().out == "a:\n\tb\t1\r\n\n"
+    monkeypatch.setattr(
+        "dspec.display.Console", lambda **_: Console(force_terminal=True, color_system="standard")
+    )
+    show_stream(Engine(), "x", {})
+    assert "\x1b[32ma:\n\tb\x1b[0m\x1b[1;33m\t1\r\n\x1b[0m\n" in capsys.readouterr().out
+
+
+def test_a_stopped_run_does_not_claim_a_drafter(capsys, monkeypatch, tmp_path):
+    stopped = TrainResult(drafter=None, history=(), metrics={"step": 2, "finished": False}, output=None)
+    monkeypatch.setattr("dspec.api.train", lambda *_, **__: stopped)
+    status, _, err = run(capsys, "train", TARGET, "data.jsonl", "--output", tmp_path)
+    assert status == 130 and "stopped early" in err and "The drafter is in" not in err
