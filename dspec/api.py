@@ -10,18 +10,23 @@ from dspec.errors import ConfigError, explain
 from dspec.results import TrainResult
 
 
-def load(target: Any, drafter: Any = None, *, backend: str = "auto", dtype: str = "auto") -> Engine:
+def load(
+    target: Any, drafter: Any = None, *, backend: str = "auto", dtype: str = "auto", tokenizer: Any = None
+) -> Engine:
     """Return an engine that decodes with a target and, if given, a drafter.
 
     Spec: BD-7, DL-8.
 
     Args:
-        target: hub id, local folder, or a loaded transformers model.
+        target: hub id, local folder, or a loaded transformers model, which is neither moved nor
+            converted, but put into evaluation mode, its weights without gradients.
         drafter: hub id or local folder of a DFlash v1 checkpoint, or a loaded drafter; None decodes
             one token a pass.
         backend: "auto", "cuda", "cpu" or "mps".
         dtype: "auto" (the checkpoint's on an accelerator, float32 on a CPU), "float32", "bfloat16"
             or "float16".
+        tokenizer: of transformers; None takes the one in the target's folder. A loaded model has none
+            of its own: give it here to decode from text.
 
     Returns:
         The engine.
@@ -29,13 +34,14 @@ def load(target: Any, drafter: Any = None, *, backend: str = "auto", dtype: str 
     Raises:
         CheckpointError: a file is missing or malformed, or the drafter does not fit the target.
         BackendUnavailable: the backend or device is not here, or the target's cache cannot rewind.
+        ConfigError: target or drafter is none of these, or a setting contradicts a loaded one.
 
     Example:
         >>> engine = load("Qwen/Qwen3-4B", "z-lab/Qwen3-4B-DFlash-b16")      # doctest: +SKIP
         >>> engine.generate("Q: 2 + 2?", max_new_tokens=16).text             # doctest: +SKIP
     """
     room, device = open_room(backend)
-    return Engine(*room.open_models(target, drafter, device=device, dtype=dtype))
+    return Engine(*room.open_models(target, drafter, device=device, dtype=dtype, tokenizer=tokenizer))
 
 
 def train(
@@ -46,6 +52,7 @@ def train(
     config: TrainConfig | str | Path | None = None,
     validation: Any = None,
     quiet: bool = False,
+    tokenizer: Any = None,
     **settings: Any,
 ) -> TrainResult:
     """Train a drafter for a target and save it as a DFlash v1 checkpoint.
@@ -53,29 +60,34 @@ def train(
     Spec: BD-1..BD-8, OB-1..OB-10, RN-5.
 
     Args:
-        target: hub id, local folder, or a loaded transformers model; it is not changed.
+        target: hub id, local folder, or a loaded transformers model. Its weights are not changed; it
+            is in evaluation mode, without gradients, while this runs, and put back as it was after.
         data: JSONL file (or .jsonl.gz) of {"text"}, {"prompt", "response"}, {"messages"} or
             {"tokens"} records.
         output: folder for the drafter, its checkpoints and metrics.jsonl; None keeps it in memory.
         config: a `TrainConfig` or a TOML file; the settings beside it win.
         validation: a file like `data`; None holds records out of `data`.
-        quiet: show no progress.
+        quiet: show no progress, and not what became of the records.
+        tokenizer: of transformers; None takes the one in the target's folder. A loaded model has none
+            of its own: give it here to train on text.
         **settings: any field of `TrainConfig`.
 
     Returns:
         The trained drafter, the history of the run and its last metrics.
 
     Raises:
-        ConfigError: a setting is unknown or out of range.
+        ConfigError: a setting is unknown, out of range, or does not fit the target.
         DataError: a record cannot be used; the message names file and line.
-        CheckpointError: `output` holds a run of other settings or data.
+        CheckpointError: `output` holds a run of other settings, data or another target, or another
+            model; it cannot be written; or the target cannot be read.
 
     Example:
         >>> train("Qwen/Qwen3-4B", "chat.jsonl", "drafter/", objective="ltr")    # doctest: +SKIP
     """
     config = _config(config).replace(**settings)
     room, device = open_room(config.backend)
-    return room.train(target, data, output, config=config, validation=validation, device=device, quiet=quiet)
+    options = {"validation": validation, "device": device, "quiet": quiet, "tokenizer": tokenizer}
+    return room.train(target, data, output, config=config, **options)
 
 
 def _config(config: TrainConfig | str | Path | None) -> TrainConfig:

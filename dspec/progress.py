@@ -1,9 +1,10 @@
 """What a training run tells people (a display on stderr) and programs (a JSONL file)."""
 
+import contextlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
-from dspec.errors import DataError, explain
+from dspec.errors import CheckpointError, DataError, explain
 
 
 class MetricsLog:
@@ -26,6 +27,7 @@ class MetricsLog:
 
     Raises:
         DataError: a line before the last is not a metrics line.
+        CheckpointError: the disk refused, here or in `write`.
 
     Example:
         >>> log = MetricsLog(None)
@@ -36,18 +38,20 @@ class MetricsLog:
 
     def __init__(self, path: Path | None, *, step: int = 0):
         self.lines: list[dict[str, Any]] = []
-        self._file = None
+        self._path, self._file = path, None
         if path is not None:
-            self.lines = [line for line in _read(path) if line["step"] <= step] if step else []
-            _rewrite(path, self.lines)
-            self._file = path.open("a", encoding="utf-8")
+            with _disk_errors(path):
+                self.lines = [line for line in _read(path) if line["step"] <= step] if step else []
+                _rewrite(path, self.lines)
+                self._file = path.open("a", encoding="utf-8")
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Append one line; it is on disk, up to the operating system, when this returns."""
         self.lines.append(dict(line))
         if self._file is not None:
-            self._file.write(json.dumps(line) + "\n")
-            self._file.flush()
+            with _disk_errors(self._path):
+                self._file.write(json.dumps(line) + "\n")
+                self._file.flush()
 
     def __enter__(self) -> Self:
         return self
@@ -57,6 +61,15 @@ class MetricsLog:
     ) -> None:
         if self._file is not None:
             self._file.close()
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path | None) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        needed = "a file that can be written, with room left"
+        raise CheckpointError(explain(str(path), str(error), needed)) from error
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
@@ -138,7 +151,19 @@ class TrainingDisplay:
 
     def note(self, text: str) -> None:
         """Show one line that stays."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        note(text, console=self.console)
+
+
+def note(text: str, *, console: Console | None = None, quiet: bool = False) -> None:
+    """Show one line that stays, as it is.
+
+    Args:
+        text: the line.
+        console: where; default stderr.
+        quiet: show nothing.
+    """
+    where = console or Console(stderr=True, quiet=quiet)
+    where.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def describe(learners: Mapping[str, Mapping[str, float]]) -> str:

@@ -16,7 +16,8 @@ class TrainResult:
         metrics: the last value of every metric: `step`, `loss`, `finished` (false when a signal
             stopped the run), and, where a validation slice was given, `tau`, `waste`,
             `acceptance` (one number a slot) and `validation_loss`.
-        output: folder with the drafter's config.json and model.safetensors; None if nothing was written.
+        output: folder with the drafter's config.json and model.safetensors; None where there is no
+            output folder, and where the run did not finish: what may stand there is of an older run.
     """
 
     drafter: Any

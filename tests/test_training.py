@@ -147,7 +147,7 @@ def test_a_finished_run_is_handed_back_without_training(target, tmp_path):
     assert same(weights(first), weights(again)) and losses(first) == losses(again)
 
 
-@pytest.mark.parametrize("change", ["lr", "data", "objective"])
+@pytest.mark.parametrize("change", ["lr", "data", "objective", "target"])
 def test_a_checkpoint_of_another_run_is_refused(target, tmp_path, change):
     config = make_config(steps=2)
     train(target, config, output=tmp_path)
@@ -155,6 +155,7 @@ def test_a_checkpoint_of_another_run_is_refused(target, tmp_path, change):
     other = config.replace(lr=1e-5) if change == "lr" else config
     examples = make_examples(seed=5) if change == "data" else None
     name = "uniform" if change == "objective" else "ltr"
+    target = make_target(softcap=5.0) if change == "target" else target
     with pytest.raises(CheckpointError, match=rf"{change}.*no-resume"):
         train(target, other, output=tmp_path, examples=examples, names=(name,))
     assert (tmp_path / "model.safetensors").read_bytes() == before
@@ -182,10 +183,12 @@ def test_a_signal_saves_a_checkpoint_and_leaves(target, tmp_path, monkeypatch, n
 
     monkeypatch.setattr(target, "tap", tap_and_signal)
     stopped = train(target, config, output=tmp_path)["ltr"]
+    assert stopped.output is None
     assert (stopped.metrics["finished"], stopped.metrics["step"]) == (False, 3)
     assert [found.step for found in step_folders(tmp_path)] == [3]
     assert not (tmp_path / "model.safetensors").exists()
     finished = train(target, config, output=tmp_path)["ltr"]
+    assert finished.output == tmp_path
     assert finished.metrics["finished"] and losses(finished) == losses(whole)
     assert same(weights(finished), weights(whole))
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

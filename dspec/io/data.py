@@ -23,6 +23,7 @@ __all__ = [
     "encode",
     "hold_out",
     "load_examples",
+    "pad",
     "parse_record",
     "read_records",
     "start_tokens",
@@ -150,8 +151,8 @@ def batches(examples: Sequence[Example], *, batch_size: int, seq_len: int, seed:
     rows = []
     for i in range(step * batch_size, (step + 1) * batch_size):
         epoch, place = divmod(i, len(examples))
-        rows.append(examples[_order(seed, epoch, len(examples))[place]].cut(seq_len))
-    return _pad(rows, seq_len)
+        rows.append(examples[_order(seed, epoch, len(examples))[place]])
+    return pad(rows, seq_len)
 
 
 @lru_cache(maxsize=4)
@@ -159,7 +160,18 @@ def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     return Stream(seed=seed).generator(Purpose.ORDER, epoch).permutation(count)
 
 
-def _pad(rows: Sequence[Example], seq_len: int) -> Batch:
+def pad(rows: Sequence[Example], seq_len: int) -> Batch:
+    """Return the batch of some rows, cut to `seq_len`, in the order given.
+
+    Args:
+        rows: at least one.
+        seq_len: longest row, in tokens.
+
+    Returns:
+        The batch; its length is that of the longest row, rounded up to a multiple of 64, at most
+        `seq_len`.
+    """
+    rows = [row.cut(seq_len) for row in rows]
     lengths = np.array([len(row.tokens) for row in rows], dtype=np.int64)
     length = min(-(-int(lengths.max()) // ROUND) * ROUND, seq_len)
     tokens = np.full((len(rows), length), PAD, dtype=np.int64)

@@ -4,19 +4,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from dspec.backends.torch.drafter import Drafter, load_drafter
+from dspec.backends.torch.drafter import Drafter
 from dspec.backends.torch.learner import Learner
+from dspec.backends.torch.opening import lent, open_drafter, open_target
 from dspec.backends.torch.ops import TorchOps, resolve_device
 from dspec.backends.torch.target import Target
 from dspec.backends.torch.train import fit
 from dspec.config import DrafterConfig, TrainConfig
-from dspec.errors import CheckpointError, ConfigError, explain
-from dspec.io.checkpoints import check_fits
+from dspec.core.objectives import Objective
+from dspec.errors import ConfigError, explain
+from dspec.io.checkpoints import check_fits, check_output
 from dspec.io.data import hold_out, load_examples
 from dspec.io.examples import Example
+from dspec.progress import note
 from dspec.results import TrainResult
 from dspec.rng import Purpose, Stream
 
@@ -30,7 +31,7 @@ def open_ops(device: str) -> TorchOps:
 
 
 def open_models(
-    target: Any, drafter: Any, *, device: str, dtype: str
+    target: Any, drafter: Any, *, device: str, dtype: str, tokenizer: Any = None
 ) -> tuple[Target, Drafter | None, TorchOps]:
     """Return target, drafter and operations, loaded and found to fit.
 
@@ -41,21 +42,21 @@ def open_models(
         drafter: hub id, folder, `Drafter`, or None.
         device: "auto", "cuda", "cpu" or "mps".
         dtype: "auto" or a name.
+        tokenizer: None: the one beside the target's weights.
 
     Returns:
         What an `Engine` is made of.
 
     Raises:
         CheckpointError: a file is malformed, or the drafter does not fit the target.
+        ConfigError: a setting contradicts what is loaded already, or there is no target.
     """
-    opened = target if isinstance(target, Target) else Target.load(target, device=device, dtype=dtype)
-    place = opened.device
-    if drafter is not None and not isinstance(drafter, Drafter):
-        drafter = load_drafter(fetch_drafter(drafter), device=place, dtype=dtype)
+    opened = open_target(target, device=device, dtype=dtype, tokenizer=tokenizer)
     if drafter is not None:
+        drafter = open_drafter(drafter, opened, device=device, dtype=dtype)
         check_fits(drafter.config, opened.facts)
         drafter.eval()
-    return opened, drafter, TorchOps(place)
+    return opened, drafter, TorchOps(opened.device)
 
 
 def train(
@@ -67,6 +68,7 @@ def train(
     validation: Any,
     device: str,
     quiet: bool,
+    tokenizer: Any = None,
 ) -> TrainResult:
     """Train one drafter; see `dspec.api.train`.
 
@@ -78,19 +80,24 @@ def train(
         validation: JSONL file; None holds examples out of `data`.
         device: "auto", "cuda", "cpu" or "mps".
         quiet: show no progress.
+        tokenizer: None: the one beside the target's weights.
 
     Returns:
         The result.
     """
-    opened = target if isinstance(target, Target) else Target.load(target, device=device)
-    examples, held = read_examples(opened, data, validation, config)
-    learner = new_learner(opened, config)
-    results = fit(opened, {"drafter": learner}, examples, config, validation=held, output=output, quiet=quiet)
-    return results["drafter"]
+    # What is cheap to refuse comes before what takes long: settings, target, data, in this order.
+    if output is not None:
+        check_output(output)
+    Objective.parse(config.objective, reduction=config.reduction)
+    with lent(target):
+        opened = open_target(target, device=device, tokenizer=tokenizer)
+        learners = {"drafter": new_learner(opened, config)}
+        examples, held = read_examples(opened, data, validation, config, quiet=quiet)
+        return fit(opened, learners, examples, config, validation=held, output=output, quiet=quiet)["drafter"]
 
 
 def read_examples(
-    target: Target, data: Any, validation: Any, config: TrainConfig
+    target: Target, data: Any, validation: Any, config: TrainConfig, *, quiet: bool = True
 ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
     """Return the examples to train on and those to validate on.
 
@@ -99,6 +106,7 @@ def read_examples(
         data: JSONL file.
         validation: JSONL file; None holds `validate_examples` out of `data`, a tenth of it at most.
         config: sequence length, seed, `validate_examples`.
+        quiet: False says on stderr what became of the records, and how many are held out.
 
     Returns:
         Both, cut to the sequence length.
@@ -109,12 +117,24 @@ def read_examples(
 
     def read(path: Any) -> tuple[Example, ...]:
         size = {"seq_len": config.seq_len, "vocab_size": target.vocab_size}
-        return load_examples(path, tokenizer=target.tokenizer, **size)[0]
+        found, summary = load_examples(path, tokenizer=target.tokenizer, **size)
+        note(f"{path}: {summary}", quiet=quiet)
+        return found
 
     examples = read(data)
     if validation is not None:
         return examples, read(validation)
-    return hold_out(examples, count=min(config.validate_examples, len(examples) // 10), seed=config.seed)
+    count = min(config.validate_examples, len(examples) // 10)
+    note(f"validation: {_slice(count, len(examples), config.validate_examples)}", quiet=quiet)
+    return hold_out(examples, count=count, seed=config.seed)
+
+
+def _slice(count: int, whole: int, asked: int) -> str:
+    """Return how many examples are held out, and why not as many as were asked for."""
+    if count == asked:
+        return f"{count} of {whole} examples held out" if asked else "none, as validate_examples is 0"
+    less = f"a tenth of the data, which is less than validate_examples = {asked}"
+    return f"{count or 'none'} of {whole} examples held out: {less}"
 
 
 def new_learner(target: Target, config: TrainConfig) -> Learner:
@@ -169,27 +189,6 @@ def spare_token(target: Target) -> int:
         got = f"none, and all {target.vocab_size} rows of the embedding are tokens"
         raise ConfigError(explain("mask_token_id", got, "an id", remedy=remedy))
     return int(first_free)
-
-
-def fetch_drafter(source: str | Path) -> Path:
-    """Return the folder of a drafter; a hub id is downloaded (config and weights only).
-
-    Args:
-        source: folder or hub id.
-
-    Returns:
-        A local folder.
-
-    Raises:
-        CheckpointError: neither a folder nor a repository of the hub.
-    """
-    if Path(source).is_dir():
-        return Path(source)
-    try:
-        return Path(snapshot_download(str(source), allow_patterns=["config.json", "model.safetensors"]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        needed = "a folder with config.json and model.safetensors, or a hub id"
-        raise CheckpointError(explain(f"drafter {source}", str(error), needed, clause="BD-7")) from error
 
 
 def _init_seed(seed: int) -> int:

@@ -15,7 +15,7 @@ from dspec.backends.torch.overrides import operation
 from dspec.config import TrainConfig
 from dspec.core import objectives
 from dspec.core.objectives import FirstError, Objective
-from dspec.errors import NumericsError, explain
+from dspec.errors import ConfigError, NumericsError, explain
 from dspec.schedule import learning_rate
 
 
@@ -57,7 +57,7 @@ class Learner:
         overrides: False runs core's own operations, slower and with more memory.
 
     Raises:
-        ConfigError: the objective's text does not parse.
+        ConfigError: the objective's text does not parse, or the target was made for shorter sequences.
     """
 
     def __init__(
@@ -69,6 +69,10 @@ class Learner:
         objective: Objective | None = None,
         overrides: bool = True,
     ):
+        limit = target.max_positions
+        if limit is not None and config.seq_len > limit:
+            needed = f"at most {limit}, the longest sequence of the target"
+            raise ConfigError(explain("seq_len", config.seq_len, needed))
         self.drafter = drafter
         self.config = config
         self.objective = objective or Objective.parse(config.objective, reduction=config.reduction)

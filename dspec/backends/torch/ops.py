@@ -129,6 +129,27 @@ def resolve_dtype(
     return dtype
 
 
+def check_placed(what: str, weight: Tensor, *, device: str | torch.device, dtype: str | torch.dtype) -> None:
+    """Check that settings agree with what is loaded already: that is the caller's, and stays as it is.
+
+    Args:
+        what: for the message.
+        weight: one of the loaded weights.
+        device: "auto", or the device asked for.
+        dtype: "auto", or the dtype asked for.
+
+    Raises:
+        ConfigError: a setting contradicts the weight.
+    """
+    wants = resolve_device(device) if device != "auto" else weight.device
+    if wants.type != weight.device.type or wants.index not in (None, weight.device.index):
+        remedy = f"Move the {what}, or leave device out."
+        raise ConfigError(explain("device", str(device), f"{weight.device}, the {what}'s", remedy=remedy))
+    if dtype != "auto" and resolve_dtype(dtype, device=wants, stored=None) != weight.dtype:
+        remedy = f"Convert the {what}, or leave dtype out."
+        raise ConfigError(explain("dtype", str(dtype), f"{weight.dtype}, the {what}'s", remedy=remedy))
+
+
 @contextmanager
 def exact_inference() -> Iterator[None]:
     """No autograd, and float32 products in full float32 (TF32 and its kin off) inside.

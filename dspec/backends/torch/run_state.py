@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +23,22 @@ STATE = "state.json"
 OPTIMIZER = "optimizer.safetensors"
 MASTER = "weight"  # in the dtype that is trained; model.safetensors may hold fewer bits
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+SAMPLE = 2**20  # values of a large tensor that a target's digest reads, at least
 # Settings that say where, when and how to look on, and leave every weight as it would have been.
 HARMLESS = frozenset({"save_every", "validate_every", "validate_examples", "resume", "backend"})
 
 
 def fingerprint(
-    config: TrainConfig, learners: Mapping[str, Learner], examples: Sequence[Example]
+    config: TrainConfig, learners: Mapping[str, Learner], examples: Sequence[Example], target: Any
 ) -> dict[str, Any]:
-    """Return all that the weights of a step depend on, as JSON values: settings, objectives, data.
+    """Return all that the weights of a step depend on, as JSON values: settings, objectives, data,
+    target.
 
     Args:
         config: of the run.
         learners: by name.
         examples: trained on, in order.
+        target: with `model`, `facts` and `softcap`.
 
     Returns:
         A flat mapping; two runs with equal ones have equal weights at every step.
@@ -48,7 +52,23 @@ def fingerprint(
         data.update(len(example.tokens).to_bytes(8, "little"))
         data.update(example.tokens.astype("<i8").tobytes() + example.loss_mask.tobytes())
     settings["data"] = data.hexdigest()
+    settings["target"] = f"{target.facts.dtype} {_digest(target)}"
     return json.loads(json.dumps(settings))  # tuples become lists, as they will be read back
+
+
+def _digest(target: Any) -> str:
+    """Return a digest of the target, whatever it is called.
+
+    Every tensor counts, the large ones by a million evenly spaced values: another target differs
+    everywhere, and billions of weights are not to be read twice.
+    """
+    seen = hashlib.sha256(f"{replace(target.facts, name='-')} {target.softcap}".encode())
+    for name, weight in sorted(target.model.named_parameters()):
+        values = weight.detach().flatten()
+        some = values[:: max(1, values.numel() // SAMPLE)].contiguous()
+        seen.update(f"{name} {tuple(weight.shape)}".encode())
+        seen.update(some.view(torch.uint8).cpu().numpy().tobytes())
+    return seen.hexdigest()
 
 
 def save_run(output: Path, learners: Mapping[str, Learner], step: int, made_of: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dspec.backends.torch.ops import resolve_device, resolve_dtype
+from dspec.backends.torch.ops import check_placed, resolve_device, resolve_dtype
 from dspec.backends.torch.pretrained import read_pretrained
 from dspec.backends.torch.taps import check_layer_ids, tapped
 from dspec.backends.torch.target_checks import check_model
@@ -46,7 +46,12 @@ class Target:
 
     @classmethod
     def load(
-        cls, source: Any, *, device: str | torch.device = "auto", dtype: str | torch.dtype = "auto"
+        cls,
+        source: Any,
+        *,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "auto",
+        tokenizer: Any = None,
     ) -> Self:
         """Return the target of a folder, a hub id or a loaded model.
 
@@ -54,31 +59,28 @@ class Target:
             source: folder, hub id, or a transformers model, which stays where it is.
             device: "auto" | "cuda" | "cpu" | "mps"; for a loaded model "auto" or its own.
             dtype: "auto" (float32 on a CPU, as stored elsewhere) or a name; likewise.
+            tokenizer: None: the one beside the weights; a loaded model then has none.
 
         Raises:
             CheckpointError: nothing loadable there.
             BackendUnavailable: no such device here, or a model that dspec cannot drive exactly.
-            ConfigError: an unknown setting, or one that a loaded model contradicts.
+            ConfigError: an unknown setting, one that a loaded model contradicts, or no model at all.
         """
         if not isinstance(source, (str, Path)):
-            return cls._adopt(source, device, dtype)
+            return cls._adopt(source, device, dtype, tokenizer)
         place = resolve_device(device)
-        model, tokenizer = read_pretrained(source, dtype=resolve_dtype(dtype, device=place, stored=None))
+        model, beside = read_pretrained(source, dtype=resolve_dtype(dtype, device=place, stored=None))
         name = Path(source).resolve().name if Path(source).is_dir() else str(source)
-        return cls(model.to(place), tokenizer=tokenizer, name=name)
+        return cls(model.to(place), tokenizer=beside if tokenizer is None else tokenizer, name=name)
 
     @classmethod
-    def _adopt(cls, model: Any, device: str | torch.device, dtype: str | torch.dtype) -> Self:
+    def _adopt(cls, model: Any, device: str | torch.device, dtype: str | torch.dtype, tokenizer: Any) -> Self:
         """A loaded model is the caller's: it is neither moved nor converted."""
-        weight = model.get_input_embeddings().weight
-        wants = resolve_device(device) if device != "auto" else weight.device
-        if wants.type != weight.device.type or wants.index not in (None, weight.device.index):
-            remedy = "Move the model, or leave device out."
-            raise ConfigError(explain("device", str(device), f"{weight.device}, the model's", remedy=remedy))
-        if dtype != "auto" and resolve_dtype(dtype, device=wants, stored=None) != weight.dtype:
-            remedy = "Convert the model, or leave dtype out."
-            raise ConfigError(explain("dtype", str(dtype), f"{weight.dtype}, the model's", remedy=remedy))
-        return cls(model, name=Path(model.config.name_or_path or "target").name)
+        if not hasattr(model, "get_input_embeddings"):
+            needed = "a hub id, a folder, or a transformers model"
+            raise ConfigError(explain("target", f"a {type(model).__name__}", needed))
+        check_placed("model", model.get_input_embeddings().weight, device=device, dtype=dtype)
+        return cls(model, tokenizer=tokenizer, name=Path(model.config.name_or_path or "target").name)
 
     @property
     def device(self) -> torch.device:

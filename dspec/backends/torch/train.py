@@ -22,8 +22,8 @@ from dspec.config import TrainConfig
 from dspec.core import objectives
 from dspec.errors import ConfigError, explain
 from dspec.interrupt import Interrupt
-from dspec.io.checkpoints import clear_steps, newest_valid
-from dspec.io.data import Batch, batches
+from dspec.io.checkpoints import check_output, clear_steps, disk_errors, newest_valid
+from dspec.io.data import Batch, batches, pad
 from dspec.io.examples import Example
 from dspec.progress import MetricsLog, TrainingDisplay
 from dspec.results import TrainResult
@@ -68,7 +68,8 @@ def fit(
 
     Raises:
         ConfigError: no learners, or they do not share what they must.
-        CheckpointError: the output's checkpoint is of other settings or data.
+        CheckpointError: the output's checkpoint is of other settings, data or another target; a folder
+            for a drafter holds another model; or the disk refused.
         NumericsError: a loss or gradient is not finite; nothing is overwritten.
 
     Example:
@@ -91,7 +92,9 @@ class _Run:
         self.target, self.learners, self.config, self.output = target, dict(learners), config, output
         self.examples, self.validation = examples, validation
         self.drafter = _shared_config(self.learners)
-        self.made_of = fingerprint(config, self.learners, examples)
+        for name in self.learners if output is not None else ():
+            check_output(self._place(name))
+        self.made_of = fingerprint(config, self.learners, examples, target) if output is not None else {}
         self.figures: dict[str, dict[str, Any]] = {name: {} for name in self.learners}
         self.tokens, self.seconds = 0, 0.0
 
@@ -121,7 +124,8 @@ class _Run:
         """Return the step to begin with: 0, or that of the newest checkpoint, which is loaded."""
         if self.output is None:
             return 0
-        self.output.mkdir(parents=True, exist_ok=True)
+        with disk_errors(self.output):
+            self.output.mkdir(parents=True, exist_ok=True)
         if not self.config.resume:
             clear_steps(self.output)
             return 0
@@ -187,8 +191,7 @@ class _Run:
         config, size = self.config, self.config.batch_size // self.config.accumulation
         stream = Stream(config.seed, request=1)
         for start in range(0, len(self.validation), size):
-            rows = self.validation[start : start + size]
-            batch = batches(rows, batch_size=len(rows), seq_len=config.seq_len, seed=config.seed, step=0)
+            batch = pad(self.validation[start : start + size], config.seq_len)
             blocks = self._cut(batch, stream, start)
             yield MicroBatch.read(self.target, blocks, self.drafter.target_layer_ids)
 
@@ -207,14 +210,17 @@ class _Run:
 
     def _result(self, name: str, done: int) -> TrainResult:
         finished = done == self.config.steps
-        place = self.output
+        # A drafter of an older run that may stand there is not this run's.
+        place = self._place(name) if finished else None
         if place is not None:
-            place = place if len(self.learners) == 1 else place / name
-            if finished:
-                save_drafter(self.learners[name].drafter, place)
+            save_drafter(self.learners[name].drafter, place)
         history = tuple(line for line in self.log.lines if line["learner"] == name)
         metrics = {**self.figures[name], "step": done, "finished": finished}
         return TrainResult(self.learners[name].drafter, history, metrics, place)
+
+    def _place(self, name: str) -> Path | None:
+        """Return the folder of a learner's drafter."""
+        return self.output and (self.output if len(self.learners) == 1 else self.output / name)
 
 
 def _due(step: int, every: int) -> bool:

@@ -1,0 +1,98 @@
+"""From what a caller names or holds to an opened target and drafter."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from dspec.backends.torch.drafter import Drafter, load_drafter
+from dspec.backends.torch.ops import check_placed
+from dspec.backends.torch.target import Target
+from dspec.errors import CheckpointError, ConfigError, explain
+
+
+def open_target(source: Any, *, device: str = "auto", dtype: str = "auto", tokenizer: Any = None) -> Target:
+    """Return the target that a caller names or holds.
+
+    Args:
+        source: hub id, folder, transformers model, or `Target`.
+        device: "auto", "cuda", "cpu" or "mps"; what is loaded already is not moved.
+        dtype: "auto" or a name; what is loaded already is not converted.
+        tokenizer: None: the one beside the weights.
+
+    Raises:
+        ConfigError: a setting contradicts what is loaded already, or the source is none of these.
+    """
+    if not isinstance(source, Target):
+        return Target.load(source, device=device, dtype=dtype, tokenizer=tokenizer)
+    check_placed("target", source.head_weight, device=device, dtype=dtype)
+    if tokenizer is not None:
+        remedy = "Leave tokenizer out: an opened target has its own."
+        raise ConfigError(explain("tokenizer", "one beside an opened target", "none", remedy=remedy))
+    return source
+
+
+def open_drafter(source: Any, target: Target, *, device: str = "auto", dtype: str = "auto") -> Drafter:
+    """Return the drafter that a caller names or holds, on the target's device.
+
+    Args:
+        source: hub id, folder, or `Drafter`.
+        target: it goes beside.
+        device: of the target; a loaded drafter must not contradict it.
+        dtype: "auto" or a name; a loaded drafter is not converted.
+
+    Raises:
+        CheckpointError: a file is missing or malformed.
+        ConfigError: a setting contradicts a loaded drafter, or the source is none of these.
+    """
+    if isinstance(source, (str, Path)):
+        return load_drafter(fetch_drafter(source), device=target.device, dtype=dtype)
+    if not isinstance(source, Drafter):
+        needed = "a hub id, a folder, a drafter of dspec, or None"
+        raise ConfigError(explain("drafter", f"a {type(source).__name__}", needed))
+    check_placed("drafter", source.fc.weight, device=device, dtype=dtype)
+    return source
+
+
+def fetch_drafter(source: str | Path) -> Path:
+    """Return the folder of a drafter; a hub id is downloaded (config and weights only).
+
+    Args:
+        source: folder or hub id.
+
+    Returns:
+        A local folder.
+
+    Raises:
+        CheckpointError: neither a folder nor a repository of the hub.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=["config.json", "model.safetensors"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        needed = "a folder with config.json and model.safetensors, or a hub id"
+        raise CheckpointError(explain(f"drafter {source}", str(error), needed, clause="BD-7")) from error
+
+
+@contextlib.contextmanager
+def lent(model: Any) -> Iterator[None]:
+    """Put a caller's model back as it was at the end: mode of its modules, gradients of its weights.
+
+    Args:
+        model: a torch module; anything else is left alone.
+    """
+    is_module = isinstance(model, torch.nn.Module)
+    modes = [(module, module.training) for module in model.modules()] if is_module else []
+    wants = [(weight, weight.requires_grad) for weight in model.parameters()] if is_module else []
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for weight, want in wants:
+            weight.requires_grad_(want)
