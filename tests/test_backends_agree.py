@@ -4,10 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from dspec.backends.judge import RequestJudge
 from dspec.backends.numpy import NumpyOps, TableDrafter, TableTarget
 from dspec.backends.torch.ops import TorchOps
-from dspec.core.types import Draft, Scores
+from dspec.core.policies import POLICIES, judge
+from dspec.core.types import Draft, Sampling, Scores, Uniforms
 from dspec.engine import Engine
+from dspec.rng import Stream
+from tests.no_waiting import NoWaiting
 
 V, SLOTS = 11, 4
 SETTINGS = ({}, {"temperature": 0.5}, {"top_p": 0.9}, {"top_k": 4, "min_p": 0.05})
@@ -65,3 +69,16 @@ def test_the_same_uniforms_give_the_same_tokens(policy, settings):
     assert [out.tokens for out in outs[0]] == [out.tokens for out in outs[1]]
     assert [out.n_emitted for out in outs[0]] == [out.n_emitted for out in outs[1]]
     assert any(n > 1 for out in outs[0] for n in out.n_emitted)
+
+
+@pytest.mark.clause("DL-6")
+@pytest.mark.parametrize("name", ["greedy", "one_hot", "rejection", "sample_match"])
+def test_nothing_between_two_host_reads_waits_for_the_device(name):
+    policy, sampling = POLICIES[name], Sampling(temperature=0.0 if name == "greedy" else 0.8, top_p=0.9)
+    judge_of = RequestJudge(TorchOps(torch.device("cpu")), policy, sampling, Stream(1), SLOTS)
+    logits = torch.randn(1, SLOTS + 1, V)
+    with NoWaiting():
+        draft = judge_of.rule(9)(logits[:, :SLOTS])
+    uniforms = Uniforms(torch.rand(1, SLOTS), torch.rand(1, SLOTS + 1, 2))
+    with NoWaiting():
+        judge(logits, draft, policy, sampling, uniforms, xp=TorchOps.xp)
