@@ -46,14 +46,14 @@ class DemoSettings:
         True
     """
 
-    steps: int = 700
+    steps: int = 400
     batch_size: int = 8
     anchors: int = 16
     seq_len: int = 256
     lr: float = 2e-3
     block_size: int = 8
     layers: int = 2
-    prompts: int = 32
+    prompts: int = 24
     max_new_tokens: int = 64
     greedy_prompts: int = 12
     seed: int = 0
