@@ -1,7 +1,9 @@
 """`dspec.load` and `dspec.train`: mistakes are said early and by name, and what is the caller's stays."""
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -194,3 +196,18 @@ def test_a_target_of_other_weights_is_another_target_whatever_its_name(tmp_path,
     with pytest.raises(CheckpointError, match=r"target: 'float32 \w+' then, 'float32 \w+' now"):
         dspec.train(second, data, tmp_path / "run", **run)
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
+
+
+def test_a_stopped_run_does_not_pass_an_older_drafter_off_as_its_own(model, tmp_path, data, monkeypatch):
+    older = dspec.train(model, data, tmp_path / "run", quiet=True, **SETTINGS)
+    assert older.output == tmp_path / "run"
+    inner = Target.tap
+
+    def stop(self, *arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return inner(self, *arguments)
+
+    monkeypatch.setattr(Target, "tap", stop)
+    again = {**SETTINGS, "steps": 3, "resume": False}
+    stopped = dspec.train(model, data, tmp_path / "run", quiet=True, **again)
+    assert (stopped.metrics["finished"], stopped.metrics["step"], stopped.output) == (False, 1, None)

@@ -224,6 +224,14 @@ def test_validation_draws_its_anchors_under_a_key_of_its_own():
     assert not np.array_equal(*draws)
 
 
+@pytest.mark.clause("RN-2")
+def test_validation_does_not_draw_the_order_again(target, monkeypatch):
+    drawn, inner = [], Stream.generator
+    monkeypatch.setattr(Stream, "generator", lambda self, *key: (drawn.append(key), inner(self, *key))[1])
+    train(target, make_config(seed=77, steps=2), validation=make_examples(7, seed=9))
+    assert drawn.count((Purpose.ORDER, 0)) == 1
+
+
 def test_tau_is_the_mean_accepted_prefix_plus_one_where_no_block_is_cut():
     hit = np.random.default_rng(0).random((50, 5)) < 0.7
     counts = Acceptance.count(hit[:20], np.ones((20, 5), bool)) + Acceptance.count(
