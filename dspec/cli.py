@@ -13,6 +13,8 @@ import typer
 
 from dspec import __version__
 from dspec.cli_options import with_settings
+from dspec.core.policies import POLICIES
+from dspec.decoders import Autoregressive, Speculative
 from dspec.errors import ConfigError, DspecError, explain
 
 app = typer.Typer(
@@ -22,6 +24,7 @@ app = typer.Typer(
     help="Train block-diffusion drafters to speculate left to right, and decode with them exactly.",
 )
 
+POLICY_HELP = "; ".join(f"{policy.name}: {policy.summary}" for policy in POLICIES.values())
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
 Backend = Annotated[str, typer.Option(help="auto, cuda, cpu or mps.")]
@@ -76,7 +79,8 @@ def generate(
     min_p: Annotated[float, typer.Option(help="0 keeps all.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Key of the uniforms.")] = 0,
     stop: Annotated[list[str] | None, typer.Option(help="Stop string; may be repeated.")] = None,
-    policy: Annotated[str | None, typer.Option(help="one_hot, rejection, sample_match or greedy.")] = None,
+    policy: Annotated[str | None, typer.Option(help=POLICY_HELP)] = None,
+    decoder: Annotated[str | None, typer.Option(help="speculative, or autoregressive: no drafts.")] = None,
     ignore_eos: Annotated[bool, typer.Option(help="Go on after an end token.")] = False,
     backend: Backend = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
@@ -96,7 +100,7 @@ def generate(
         "min_p": min_p,
         "seed": seed,
         "stop": tuple(stop or ()),
-        "policy": policy,
+        **_decoder(decoder, policy),
         "ignore_eos": ignore_eos,
     }
     parse_request(settings)  # before minutes of loading
@@ -220,6 +224,14 @@ def _prompt(text: str | None, file: Path | None, ids: str | None, chat: bool) ->
         if messages:
             return _read(file, lambda: json.loads(text))
     return [{"role": "user", "content": text}] if chat else text
+
+
+def _decoder(name: str | None, policy: str | None) -> dict[str, Any]:
+    """Return the settings that --decoder and --policy stand for."""
+    made = {None: None, "speculative": Speculative(policy=policy), "autoregressive": Autoregressive()}
+    if name not in made:
+        raise ConfigError(explain("--decoder", repr(name), "speculative or autoregressive"))
+    return {"decoder": made[name], "policy": None if name == "speculative" else policy}
 
 
 def _numbers(ids: str) -> list[int]:

@@ -35,6 +35,8 @@ def test_generate_prints_one_json_object(capsys):
     assert found["tau"] == sum(found["n_emitted"]) / len(found["n_emitted"])
     alone = json.loads(run(capsys, *words[:2], *words[4:], "--max-new-tokens", 12, "--backend", "cpu")[1])
     assert alone["tokens"] == found["tokens"] and alone["n_emitted"] == [1] * 11
+    slow = json.loads(run(capsys, *words, "--max-new-tokens", 12, "--decoder", "autoregressive")[1])
+    assert slow["tokens"] == found["tokens"] and slow["n_emitted"] == [1] * 11
 
 
 def test_generate_streams_ids_where_there_is_no_tokenizer(capsys):
@@ -60,6 +62,8 @@ def test_generate_streams_ids_where_there_is_no_tokenizer(capsys):
             "ConfigError: temperature: got -1.0",
         ),
         (("generate", TARGET, "--prompt-ids", "1", "--backend", "tpu"), "ConfigError: backend: got 'tpu'"),
+        (("generate", TARGET, "--prompt-ids", "1", "--decoder", "x"), "ConfigError: --decoder: got 'x'"),
+        (("generate", TARGET, "--prompt-ids", "1", "--decoder", "speculative"), "ConfigError: decoder: "),
         (("check", "--backend", "numpy", "--level", "deep"), "ConfigError: level: got 'deep'"),
         (("train", TARGET, "x.jsonl", "--output", "y", "--betas", "a,b"), "ConfigError: --betas: got 'a,b'"),
     ],
