@@ -16,9 +16,8 @@ class PieceStream:
 
     A token's text is shown once no later token can change it: an incomplete character at the end waits.
     Only a window of the last tokens is decoded again, so that work per token does not grow with the
-    output, whatever the tokens. The window always holds a shown sign before what waits: decoders that cut
-    the space before the first word then cut none later, and one that begins inside a character has found
-    the next one.
+    output, whatever the tokens. The window always begins with shown tokens: decoders that cut the space
+    before the first word then cut none later, and a character whose beginning is outside has been shown.
 
     For a byte-level tokenizer the pieces are the decoded whole for any tokens. A tokenizer of byte-fallback
     tokens spoils a whole run of them for one wrong byte, also characters that were shown before it; those
@@ -38,7 +37,7 @@ class PieceStream:
     def feed(self, token: int) -> str:
         """Take in one token; return the text that is now certain."""
         if token in self._skipped or self._backend.id_to_token(token) is None:
-            return ""  # neither has a text
+            return ""  # neither has a text, nor is it the first word that a decoder would strip
         self._window.append(token)
         self._waiting += 1
         text = self._decode(self._window)
@@ -49,7 +48,7 @@ class PieceStream:
         elif sure.startswith(self._shown):
             piece = sure[len(self._shown) :]
         if piece:
-            self._shorten(self._readable_end(), rest)
+            self._shorten(self._waiting, rest)
         elif self._waiting == PATIENCE:
             unshown = self._after_shown(text)
             piece, rest = unshown[:-1], unshown[-1:]  # the last sign may yet become a character
@@ -68,13 +67,6 @@ class PieceStream:
             return text[len(self._shown) :]
         # The decoder has changed its mind about shown text: go on with the text of what waits.
         return self._decode(self._window[-self._waiting :])
-
-    def _readable_end(self) -> int:
-        """Return how many of the last tokens, at least those that waited, have a readable text."""
-        n = self._waiting
-        while n < len(self._window) and not self._decode(self._window[-n:]).strip(UNREADABLE):
-            n += 1
-        return n
 
     def _shorten(self, n: int, rest: str) -> None:
         """Keep the last n tokens, of whose text all but `rest` has been shown."""

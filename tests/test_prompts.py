@@ -102,7 +102,9 @@ def test_what_is_no_prompt_is_refused_with_the_four_forms(chatty, prompt):
             call(prompt)
 
 
-@pytest.mark.parametrize("prompt", [["a", "b"], [[0], [1]], [[HI], [HI]]], ids=repr)
+@pytest.mark.parametrize(
+    "prompt", [["a", "b"], [[0], [1]], [[HI], [HI]], list(torch.tensor([[0], [1]]))], ids=repr
+)
 def test_a_list_of_prompts_is_for_generate_only(chatty, prompt):
     assert len(chatty.generate(prompt, max_new_tokens=1)) == 2
     for call in (chatty.stream, chatty.encode):

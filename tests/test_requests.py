@@ -107,6 +107,11 @@ def test_a_decoder_is_used_as_asked():
     )
 
 
+def test_a_policy_is_checked_before_there_is_an_engine():
+    with pytest.raises(ConfigError, match="policy: got 'typical'"):
+        parse_request({"policy": "typical"})
+
+
 def test_numbers_of_numpy_are_numbers():
     request = parse_request(
         {

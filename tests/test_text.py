@@ -54,12 +54,14 @@ def test_pieces_are_the_decoded_whole_where_characters_straddle_tokens(tokens):
 
 @settings(max_examples=100, deadline=None)
 @given(
-    st.lists(st.sampled_from(["▁", "▁a", "b", "é", "你"]), max_size=20),
+    st.lists(st.sampled_from(["▁", "▁a", "b", "é", "你", *["<end>"] * 4]), max_size=30),
     st.sampled_from(["strip", "metaspace"]),
 )
 def test_pieces_keep_the_spaces_of_other_decoders(words, kind):
     vocab = {"<unk>": 0, "▁": 1, "▁a": 2, "b": 3, **{f"<0x{i:02X}>": 4 + i for i in range(256)}}
     inner = Tokenizer(models.BPE(vocab=vocab, merges=[], byte_fallback=True, unk_token="<unk>"))
+    inner.add_special_tokens(["<end>"])
+    vocab = inner.get_vocab()
     space, fallback = decoders.Replace("▁", " "), decoders.ByteFallback()
     chains = {
         "strip": [space, fallback, decoders.Fuse(), decoders.Strip(" ", 1, 0)],
@@ -68,6 +70,13 @@ def test_pieces_keep_the_spaces_of_other_decoders(words, kind):
     inner.decoder = decoders.Sequence(chains[kind])
     tokens = [t for w in words for t in ([vocab[w]] if w in vocab else [4 + b for b in w.encode()])]
     assert streamed(inner, tokens) == inner.decode(tokens)
+
+
+def test_special_tokens_do_not_stand_for_the_first_word():
+    inner = Tokenizer(models.BPE(vocab={"▁a": 0, "▁b": 1}, merges=[]))
+    inner.decoder = decoders.Metaspace()
+    inner.add_special_tokens(["<end>"])
+    assert streamed(inner, [0, *[2] * 20, 1, *[99] * 20, 1]) == "a b b"
 
 
 def test_a_spoiled_run_of_byte_tokens_goes_on_with_what_comes():
