@@ -7,6 +7,7 @@ value), and the coefficients whose weighted cross-entropy has the gradient of th
 Letters: N blocks, K drafted slots (block_size - 1), slot k = 1..K at index k - 1.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -86,7 +87,7 @@ class Blocks:
         return self.xp.sum(weight * self.where(weight > 0, -self.log_prob))
 
 
-class Term:
+class Term(ABC):
     """One summand of an objective: `sign * weight * numerator / denominator`."""
 
     name: ClassVar[str]
@@ -94,9 +95,9 @@ class Term:
     epsilon: ClassVar[float] = 0.0
     weight: float
 
+    @abstractmethod
     def coefficients(self, blocks: Blocks) -> Array:
         """Return (N, K) >= 0: minus the derivative of sign * numerator with respect to log_prob."""
-        raise NotImplementedError
 
     def numerator(self, blocks: Blocks, stop_gradient: StopGradient) -> Array:
         """Return a 0-d float, additive over blocks: here, the cross-entropy under fixed coefficients."""
