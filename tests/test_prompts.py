@@ -95,7 +95,7 @@ BAD = [
 FORMS = r"needs text, token ids, or chat messages .*`generate` also takes a list of those"
 
 
-@pytest.mark.parametrize("prompt", BAD, ids=repr)
+@pytest.mark.parametrize("prompt", BAD, ids=[str(i) for i in range(len(BAD))])
 def test_what_is_no_prompt_is_refused_with_the_four_forms(chatty, prompt):
     for call in (chatty.generate, chatty.stream, chatty.encode):
         with pytest.raises(ConfigError, match=FORMS):
