@@ -16,6 +16,7 @@ from dspec.cli_options import with_settings
 from dspec.core.policies import POLICIES
 from dspec.decoders import Autoregressive, Speculative
 from dspec.errors import ConfigError, DspecError, explain
+from dspec.evaluation.report import plain
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -252,15 +253,7 @@ def _read(file: Path, read: Callable[[], Any]) -> Any:
 
 def _json(value: Any) -> str:
     """Return JSON in which what is not a number (tau without a pass) is null."""
-    return json.dumps(_finite(value))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and value != value:
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+    return json.dumps(plain(value))
 
 
 def _note(text: str) -> None:
