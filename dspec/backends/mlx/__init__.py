@@ -1,0 +1,1 @@
+"""The MLX room: targets of mlx-lm, drafters, training and decoding on Apple silicon."""
