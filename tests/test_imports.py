@@ -13,7 +13,8 @@ HOST = {"numpy", "array_api_compat", "rich", "dspec.core", "dspec.config"}
 # What a training run needs whatever the framework: blocks on the host, figures, files, displays.
 RUN = ("acceptance", "interrupt", "progress", "results", "schedule", "supervision")
 BACKEND = {"numpy", "dspec.core", "dspec.io", "dspec.config", "dspec.rng", "dspec.backends.protocol"}
-BACKEND |= {"dspec.backends.judge", *(f"dspec.{name}" for name in RUN)}
+BACKEND |= {"dspec.backends.judge", "dspec.backends.session_checks", *(f"dspec.{name}" for name in RUN)}
+BACKEND |= {f"dspec.backends.{name}" for name in ("extent", "layer_ids", "model_config", "tokenizer")}
 # room -> what it may import beside the standard library, itself and dspec.errors. The longest room counts.
 ROOMS = {
     "dspec.errors": set(),
@@ -24,6 +25,8 @@ ROOMS = {
     "dspec.core": {"dspec.config"},
     "dspec.io": {"numpy", "safetensors", "dspec.config", "dspec.rng", "dspec.core.types"},
     "dspec.backends": BACKEND,
+    "dspec.backends.model_config": {"transformers", *BACKEND},
+    "dspec.backends.tokenizer": {"transformers", *BACKEND},
     "dspec.backends.numpy": {"array_api_compat", *BACKEND},
     "dspec.backends.torch": {"safetensors", "torch", "transformers", "huggingface_hub", "array_api_compat"}
     | BACKEND,
