@@ -6,26 +6,12 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from dspec.errors import BackendUnavailable, ConfigError, ShapeError, explain
+from dspec.backends.extent import Extent, check_capacity
+from dspec.backends.extent import at_least_zero as at_least_zero
+from dspec.errors import BackendUnavailable, explain
 
 # Layers whose whole state is the keys and values of past positions: forgetting is a change of length.
 REWINDABLE = ("full_attention", "sliding_attention")
-
-
-class _Extent:
-    """How much of the buffers is written; one object that all layers of a cache share."""
-
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self.length = 0
-
-    def end(self, added: int) -> int:
-        """Return the length after `added` positions."""
-        end = self.length + added
-        if end > self.capacity:
-            remedy = "Open the session with a larger capacity."
-            raise ConfigError(explain("capacity", end, f"at most {self.capacity} positions", remedy=remedy))
-        return end
 
 
 class CacheLayer(CacheLayerMixin):
@@ -37,7 +23,7 @@ class CacheLayer(CacheLayerMixin):
 
     is_sliding = False
 
-    def __init__(self, extent: _Extent) -> None:
+    def __init__(self, extent: Extent) -> None:
         super().__init__()
         self._extent = extent
 
@@ -96,9 +82,7 @@ class KeyValueCache(Cache):
     """
 
     def __init__(self, n_layers: int, *, capacity: int) -> None:
-        if capacity < 1:
-            raise ConfigError(explain("capacity", capacity, "at least 1 position"))
-        self._extent = _Extent(capacity)
+        self._extent = Extent(capacity)
         super().__init__(layers=[CacheLayer(self._extent) for _ in range(n_layers)])
 
     @property
@@ -108,11 +92,11 @@ class KeyValueCache(Cache):
 
     def advance(self, added: int) -> None:
         """Commit positions that a finished pass wrote."""
-        self._extent.length = self._extent.end(added)
+        self._extent.advance(added)
 
     def rewind(self, length: int) -> None:
         """Forget every position >= length; nothing is copied."""
-        self._extent.length = min(self._extent.length, at_least_zero(length))
+        self._extent.rewind(length)
 
     def reset(self) -> None:
         """Forget everything."""
@@ -129,6 +113,9 @@ class ContextCache:
         capacity: most positions held.
         dtype: of keys and values.
         device: where they live.
+
+    Raises:
+        ConfigError: the capacity is below 1.
     """
 
     def __init__(
@@ -141,9 +128,7 @@ class ContextCache:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        if capacity < 1:
-            raise ConfigError(explain("capacity", capacity, "at least 1 position"))
-        shape = (n_layers, 1, n_heads, capacity, head_dim)
+        shape = (n_layers, 1, n_heads, check_capacity(capacity), head_dim)
         self._keys = torch.empty(shape, dtype=dtype, device=device)
         self._values = torch.empty(shape, dtype=dtype, device=device)
 
@@ -157,13 +142,6 @@ class ContextCache:
         self._keys[layer, :, :, start:end] = keys
         self._values[layer, :, :, start:end] = values
         return self._keys[layer, :, :, :end], self._values[layer, :, :, :end]
-
-
-def at_least_zero(length: int) -> int:
-    """Return a length to rewind to; a negative one is a ShapeError."""
-    if length < 0:
-        raise ShapeError(explain("length", length, "a number of positions >= 0", clause="DL-4"))
-    return length
 
 
 def refuse_unless_rewindable(model: Any) -> None:

@@ -1,0 +1,145 @@
+"""Preallocated keys and values: written in place, forgotten by a change of length."""
+
+import mlx.core as mx
+
+from dspec.backends.extent import Extent, check_capacity
+
+
+class CacheLayer:
+    """Keys and values of one layer in a buffer of fixed capacity, as mlx-lm's attention calls it.
+
+    Sliding-window layers are stored in full as well: the mask hides what left the window, and a rewind
+    needs it back.
+    """
+
+    def __init__(self, extent: Extent) -> None:
+        self._extent = extent
+        self.keys: mx.array | None = None
+        self.values: mx.array | None = None
+
+    @property
+    def offset(self) -> int:
+        """Committed positions: where the next pass begins."""
+        return self._extent.length
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        """The buffers, to evaluate them."""
+        return [buffer for buffer in (self.keys, self.values) if buffer is not None]
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Write new positions after the committed ones; return views of all up to them."""
+        start, end = self._extent.length, self._extent.end(keys.shape[2])
+        if self.keys is None or self.values is None:
+            self.keys, self.values = self._allocate(keys), self._allocate(values)
+        # MLX writes into the buffer itself, as nobody else holds it once the last pass was evaluated.
+        self.keys[:, :, start:end] = keys
+        self.values[:, :, start:end] = values
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def make_mask(
+        self, N: int, return_array: bool = False, window_size: int | None = None
+    ) -> mx.array | str | None:
+        """Return which positions N new ones may see: an array, "causal" or, where they see all, None.
+
+        Args:
+            N: new positions.
+            return_array: an array in place of "causal".
+            window_size: positions that one may see, itself included; None: all before it.
+        """
+        end = self._extent.end(N)
+        if window_size is None or window_size >= end:
+            if N == 1:
+                return None
+            if not return_array:
+                return "causal"
+        queries, keys = mx.arange(self._extent.length, end)[:, None], mx.arange(end)[None]
+        seen = keys <= queries
+        return seen if window_size is None else seen & (keys > queries - window_size)
+
+    def _allocate(self, like: mx.array) -> mx.array:
+        """Heads, widths and dtype are those of the first keys and values."""
+        rows, heads, _, width = like.shape
+        return mx.zeros((rows, heads, self._extent.capacity, width), dtype=like.dtype)
+
+
+class KeyValueCache:
+    """A target's cache: a forward pass writes after `length` and `advance` commits what it wrote.
+
+    A pass that fails half way therefore leaves the cache as it was.
+
+    Spec: DL-4, DL-8.
+
+    Args:
+        n_layers: decoder layers of the model.
+        capacity: most positions held, >= 1.
+
+    Raises:
+        ConfigError: the capacity is below 1, or a pass runs past it.
+
+    Example:
+        >>> cache = KeyValueCache(1, capacity=4)
+        >>> keys, values = cache.layers[0].update_and_fetch(mx.ones((1, 2, 3, 5)), mx.ones((1, 2, 3, 5)))
+        >>> cache.advance(3)
+        >>> cache.rewind(1)
+        >>> keys.shape[2], cache.length
+        (3, 1)
+    """
+
+    def __init__(self, n_layers: int, *, capacity: int) -> None:
+        self._extent = Extent(capacity)
+        self.layers = [CacheLayer(self._extent) for _ in range(n_layers)]
+
+    @property
+    def length(self) -> int:
+        """Committed positions."""
+        return self._extent.length
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        """Every layer's buffers, to evaluate them."""
+        return [buffer for layer in self.layers for buffer in layer.arrays]
+
+    def advance(self, added: int) -> None:
+        """Commit positions that a finished pass wrote."""
+        self._extent.advance(added)
+
+    def rewind(self, length: int) -> None:
+        """Forget every position >= length; nothing is copied."""
+        self._extent.rewind(length)
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.rewind(0)
+
+
+class ContextCache:
+    """A drafter's cache: keys and values of its context in every layer, written by position.
+
+    Args:
+        n_layers: layers of the drafter.
+        n_heads: key and value heads.
+        head_dim: width of a head.
+        capacity: most positions held.
+        dtype: of keys and values.
+
+    Raises:
+        ConfigError: the capacity is below 1.
+    """
+
+    def __init__(self, *, n_layers: int, n_heads: int, head_dim: int, capacity: int, dtype: mx.Dtype) -> None:
+        shape = (1, n_heads, check_capacity(capacity), head_dim)
+        # One buffer a layer: a write into one array for all would make every layer wait for the last.
+        self._keys = [mx.zeros(shape, dtype=dtype) for _ in range(n_layers)]
+        self._values = [mx.zeros(shape, dtype=dtype) for _ in range(n_layers)]
+
+    def write(self, layer: int, start: int, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Write keys and values (1, heads, n, head_dim) at positions start..start + n - 1.
+
+        Returns:
+            Views of keys and values at positions 0..start + n - 1.
+        """
+        end = start + keys.shape[2]
+        self._keys[layer][:, :, start:end] = keys
+        self._values[layer][:, :, start:end] = values
+        return self._keys[layer][:, :, :end], self._values[layer][:, :, :end]
