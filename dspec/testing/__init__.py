@@ -7,6 +7,7 @@ from dspec.testing.boundaries import check_boundaries
 from dspec.testing.checks import check_distribution, check_exact_law, smoke
 from dspec.testing.coupling import check_coupling
 from dspec.testing.lattice import check_lattice
+from dspec.testing.pairs import compare_engines
 from dspec.testing.report import Report
 
 __all__ = [
@@ -16,5 +17,6 @@ __all__ = [
     "check_distribution",
     "check_exact_law",
     "check_lattice",
+    "compare_engines",
     "smoke",
 ]

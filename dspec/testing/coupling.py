@@ -117,7 +117,7 @@ def edge_distance(row: Sequence[Any], emitted: Sequence[int], mode: str) -> floa
     for slot in range(len(emitted)):
         p = target[slot].astype(np.float64)
         if mode == "match":
-            distance = min(distance, _draw_distance(p, close[slot]))
+            distance = min(distance, draw_distance(p, close[slot]))
         elif slot < drafted:
             q = _drafter_law(drafter, drafts, slot, len(p))
             reached, token = p[drafts[slot]], drafts[slot]
@@ -128,7 +128,7 @@ def edge_distance(row: Sequence[Any], emitted: Sequence[int], mode: str) -> floa
     law = target[last].astype(np.float64)
     if last < drafted:
         law = np.asarray(residual(law.tolist(), _drafter_law(drafter, drafts, last, len(law)).tolist()))
-    return min(distance, _draw_distance(law, close[0]))
+    return min(distance, draw_distance(law, close[0]))
 
 
 def _drafter_law(drafter: Any, drafts: Any, slot: int, size: int) -> Any:
@@ -139,7 +139,7 @@ def _drafter_law(drafter: Any, drafts: Any, slot: int, size: int) -> Any:
     return law
 
 
-def _draw_distance(law: Any, uniforms: Any) -> float:
+def draw_distance(law: Any, uniforms: Any) -> float:
     """Return the distance of both uniforms of a draw to their thresholds, as shares of the total mass."""
     width = block_width(len(law))
     padded = np.concatenate([law, np.zeros(-len(law) % width)]).reshape(-1, width)
