@@ -13,7 +13,8 @@ class Stopwatch:
 
     Marks of a GPU are read once, at the end, so that timing adds no synchronisation to the loop;
     those of a CPU are plain seconds and are summed as they come. On a GPU the target's and drafter's
-    seconds are the device's and the total is the host's.
+    seconds are the device's and the total is the host's. A backend without a clock that does not wait
+    (marks are None) has a total only.
 
     Args:
         ops: the backend's array operations.
@@ -39,7 +40,12 @@ class Stopwatch:
         self._total += perf_counter() - start
 
     def read(self) -> dict[str, float]:
-        """Return seconds by part; "loop" is what is neither target nor drafter."""
+        """Return seconds by part; "loop" is what is neither target nor drafter.
+
+        Only "total" where the backend gives no marks.
+        """
+        if not all(part.marked for part in self._parts.values()):
+            return {"total": self._total}
         parts = {name: part.read() for name, part in self._parts.items()}
         loop = max(self._total - sum(parts.values()), 0.0)
         return {**parts, "loop": loop, "total": self._total}
@@ -51,11 +57,14 @@ class _Sum:
     def __init__(self, ops: ArrayOps) -> None:
         self.ops = ops
         self.unread: list[tuple[Any, Any]] = []
+        self.marked = True
         self._seconds = 0.0
 
     def add(self, start: Any, end: Any) -> None:
         """Take in one pair of marks."""
-        if isinstance(start, float):  # seconds already, not an event on a queue
+        if start is None:
+            self.marked = False
+        elif isinstance(start, float):  # seconds already, not an event on a queue
             self._seconds += self.ops.seconds(start, end)
         else:
             self.unread.append((start, end))

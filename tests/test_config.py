@@ -89,7 +89,7 @@ def test_no_scaling_of_positions_has_one_spelling():
         ("seed", 2**64),
         ("accumulation", 3),
         ("block_size", 513),
-        ("backend", "mlx"),
+        ("backend", "tpu"),
         ("target_layer_ids", ()),
         ("resume", 1),
     ],

@@ -28,11 +28,15 @@ class ArrayOps(Protocol):
         ...
 
     def mark(self) -> Any:
-        """Return a point in time on the device's clock, without waiting."""
+        """Return a point in time on the device's clock, without waiting.
+
+        None where the backend has no such clock: a host's clock would time the building of a lazy
+        graph, and forcing it to run here would be a wait. `Stats.seconds` then has the total only.
+        """
         ...
 
     def seconds(self, start: Any, end: Any) -> float:
-        """Return the seconds between two marks; may wait for the device."""
+        """Return the seconds between two marks that are not None; may wait for the device."""
         ...
 
 

@@ -14,7 +14,8 @@ class Stats:
         n_accepted: accepted drafts of each verify pass, uncut.
         n_drafted: drafted slots of each verify pass.
         n_tokens: tokens emitted after cutting, the prefill's included.
-        seconds: by part: "target", "drafter", "loop" (all the rest), "total".
+        seconds: by part: "target", "drafter", "loop" (all the rest), "total"; "total" alone where the
+            backend cannot time a part without waiting for it (MLX).
 
     Example:
         >>> stats = Stats(n_accepted=(2, 0), n_drafted=(3, 3), n_tokens=5)
@@ -56,6 +57,8 @@ class Stats:
 def pool(parts: Iterable[Stats]) -> Stats:
     """Return the stats of several requests as one: passes are pooled, seconds added.
 
+    A part of the seconds stays only if every request has it: a sum over some would pass for all.
+
     Args:
         parts: stats of the requests.
 
@@ -67,10 +70,10 @@ def pool(parts: Iterable[Stats]) -> Stats:
         1.3333333333333333
     """
     parts = list(parts)
-    names = {name for part in parts for name in part.seconds}
+    names = set.intersection(*(set(part.seconds) for part in parts)) if parts else set()
     return Stats(
         n_accepted=tuple(n for part in parts for n in part.n_accepted),
         n_drafted=tuple(n for part in parts for n in part.n_drafted),
         n_tokens=sum(part.n_tokens for part in parts),
-        seconds={name: sum(part.seconds.get(name, 0.0) for part in parts) for name in sorted(names)},
+        seconds={name: sum(part.seconds[name] for part in parts) for name in sorted(names)},
     )

@@ -1,12 +1,20 @@
-"""Array operations, devices and precision on MLX."""
+"""Array operations, the device and precision on MLX."""
 
-from time import perf_counter
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
+
+# MLX reads this once, at its first product: 1, its default, multiplies float32 with 10 bits of mantissa
+# on the GPUs that can (NU-6). A caller's own setting is left as it is, and warned about where it matters.
+os.environ.setdefault("MLX_ENABLE_TF32", "0")
 
 import mlx.core as mx
 import numpy as np
 
-from dspec.errors import BackendUnavailable, ConfigError, explain
+from dspec.errors import ConfigError, explain
 
 DEVICES = ("auto", "mlx")
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
@@ -26,13 +34,24 @@ class Namespace:
         return getattr(mx, name)
 
     def argsort(self, x: mx.array, /, *, axis: int = -1, stable: bool = True) -> mx.array:
-        """Return the indices that sort an axis; MLX's own sort keeps equal entries in order."""
+        """Return the indices that sort an axis; equal entries stay in order, whatever `stable` says.
+
+        MLX does not promise that: its CPU sort compares indices where values are equal, its Metal
+        sort merges with the left part first. tests/test_mlx_hazards.py would see it change.
+        """
         return mx.argsort(x, axis=axis)
 
     def asarray(self, x: Any, /, *, dtype: Any = None) -> mx.array:
-        """Return an array of the same dtype: MLX alone would narrow numpy's float64 in silence."""
-        if dtype is None and isinstance(x, (np.ndarray, np.generic)) and x.dtype == np.float64:
+        """Return an array of the same dtype: MLX alone would narrow numpy's float64 in silence.
+
+        Raises:
+            ConfigError: float64, on a GPU: MLX has it on the CPU only, and nothing is narrowed here.
+        """
+        if dtype is None and isinstance(x, np.ndarray | np.generic) and x.dtype == np.float64:
             dtype = mx.float64
+        if dtype == mx.float64 and on_metal():
+            remedy = "Convert it first: every law and uniform is made in float32."
+            raise ConfigError(explain("array", "float64", "float32 or narrower on a GPU", remedy=remedy))
         return mx.array(x, dtype=dtype)
 
 
@@ -60,10 +79,134 @@ class MlxOps:
         """Return a numpy array on the device, dtype kept."""
         return self.xp.asarray(array)
 
-    def mark(self) -> Any:
-        """Return a point in time on the host's clock: MLX has no events to time its queue by."""
-        return perf_counter()
+    def mark(self) -> None:
+        """Return None: MLX is lazy and has no events, so a clock here would time graph building only."""
+        return None
 
     def seconds(self, start: Any, end: Any) -> float:
-        """Return the seconds between two marks."""
-        return float(end - start)
+        """Return NaN: there are no marks to measure between."""
+        return float("nan")
+
+
+def open_ops(device: str) -> MlxOps:
+    """Return the array operations of a device.
+
+    Args:
+        device: see `resolve_device`.
+
+    Returns:
+        Its `ArrayOps`.
+
+    Raises:
+        ConfigError: the name is unknown.
+    """
+    resolve_device(device)
+    return MlxOps()
+
+
+def on_metal() -> bool:
+    """Return whether MLX's default device is a GPU: Metal on a Mac."""
+    return bool(mx.default_device() == mx.Device(mx.gpu))
+
+
+def resolve_device(choice: str) -> str:
+    """Return the name of the device that a setting asks for: MLX's default one, the only one there is.
+
+    Args:
+        choice: "auto" or "mlx".
+
+    Returns:
+        "mlx".
+
+    Raises:
+        ConfigError: any other name.
+
+    Example:
+        >>> resolve_device("auto")
+        'mlx'
+    """
+    if choice not in DEVICES:
+        raise ConfigError(explain("device", repr(choice), "one of " + ", ".join(DEVICES)))
+    return "mlx"
+
+
+def resolve_dtype(choice: str | mx.Dtype, *, stored: mx.Dtype | None) -> mx.Dtype | None:
+    """Return the dtype of weights.
+
+    Args:
+        choice: "auto", a name, or a dtype. "auto" is float32 where MLX runs on the CPU, whose
+            half-width products are slow, and the checkpoint's own dtype on Metal.
+        stored: the checkpoint's dtype; None: not known yet.
+
+    Returns:
+        The dtype; None if "auto" asks for the stored one and it is not known yet.
+
+    Raises:
+        ConfigError: the name is unknown, or the dtype is not one of those.
+
+    Example:
+        >>> resolve_dtype("bfloat16", stored=mx.float32)
+        mlx.core.bfloat16
+    """
+    if choice == "auto":
+        return stored if on_metal() else mx.float32
+    dtype = choice if isinstance(choice, mx.Dtype) else DTYPES.get(choice)
+    if dtype not in DTYPES.values():
+        raise ConfigError(explain("dtype", repr(choice), "one of auto, " + ", ".join(DTYPES)))
+    return dtype
+
+
+def check_placed(what: str, dtype: mx.Dtype, *, device: str, dtype_asked: str | mx.Dtype) -> None:
+    """Check that settings agree with what is loaded already: that is the caller's, and stays as it is.
+
+    Args:
+        what: for the message.
+        dtype: of the loaded weights.
+        device: "auto", or the device asked for.
+        dtype_asked: "auto", or the dtype asked for.
+
+    Raises:
+        ConfigError: a setting contradicts the weights.
+
+    Example:
+        >>> check_placed("drafter", mx.float32, device="auto", dtype_asked="float32")
+    """
+    if device not in DEVICES:
+        remedy = f"Leave device out, or load a {what} of that device's framework."
+        raise ConfigError(explain("device", repr(device), f"mlx, the {what}'s", remedy=remedy))
+    if dtype_asked != "auto" and resolve_dtype(dtype_asked, stored=None) != dtype:
+        remedy = f"Convert the {what}, or leave dtype out."
+        raise ConfigError(explain("dtype", str(dtype_asked), f"{dtype}, the {what}'s", remedy=remedy))
+
+
+@contextmanager
+def exact_inference() -> Iterator[None]:
+    """Float32 products in full float32 inside, or a warning that says how to get them.
+
+    There is nothing to switch off: MLX differentiates only what `mx.grad` is asked to, and reads its
+    setting for TF32 once in a process, which importing this module sets to 0.
+
+    Spec: NU-6.
+    """
+    if on_metal():
+        _warn_of_narrow_products()
+    yield
+
+
+@cache
+def _warn_of_narrow_products() -> None:
+    """Warn, once a process, if float32 products are rounded: a product was made before this module."""
+    step = 1 + 2.0**-12  # needs 12 bits of mantissa; TF32 has 10
+    product = mx.full((64, 64), step) @ mx.eye(64)
+    if not mx.all(product == step).item():
+        warnings.warn(
+            "MLX multiplies float32 in TF32 in this process: float32 models are exact only with "
+            "MLX_ENABLE_TF32=0 set before Python starts. [NU-6]",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+
+def peak_memory() -> int:
+    """Return the most bytes that MLX has held at once since the start or the last reset."""
+    return int(mx.get_peak_memory())

@@ -63,6 +63,22 @@ class TorchOps:
         return float(start.elapsed_time(end)) / 1000
 
 
+def open_ops(device: str) -> TorchOps:
+    """Return the array operations of a device.
+
+    Args:
+        device: see `resolve_device`.
+
+    Returns:
+        Its `ArrayOps`.
+
+    Raises:
+        ConfigError: the name is unknown.
+        BackendUnavailable: the device is not on this machine.
+    """
+    return TorchOps(resolve_device(device))
+
+
 def devices_here() -> tuple[str, ...]:
     """Return the kinds of device that torch can use on this machine, the fastest first."""
     kinds = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
