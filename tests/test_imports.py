@@ -15,6 +15,9 @@ RUN = ("acceptance", "interrupt", "progress", "results", "schedule", "supervisio
 BACKEND = {"numpy", "dspec.core", "dspec.io", "dspec.config", "dspec.rng", "dspec.backends.protocol"}
 BACKEND |= {"dspec.backends.judge", "dspec.backends.session_checks", *(f"dspec.{name}" for name in RUN)}
 BACKEND |= {f"dspec.backends.{name}" for name in ("extent", "layer_ids", "model_config", "tokenizer")}
+BACKEND |= {f"dspec.backends.{name}" for name in ("examples", "hub", "learner", "run_state", "training")}
+BACKEND |= {"dspec.backends.target_digest"}
+BACKEND |= {"dspec.backends.foreign"}
 # room -> what it may import beside the standard library, itself and dspec.errors. The longest room counts.
 ROOMS = {
     "dspec.errors": set(),
@@ -27,6 +30,9 @@ ROOMS = {
     "dspec.backends": BACKEND,
     "dspec.backends.model_config": {"transformers", *BACKEND},
     "dspec.backends.tokenizer": {"transformers", *BACKEND},
+    "dspec.backends.hub": {"huggingface_hub", *BACKEND},
+    "dspec.backends.run_state": {"safetensors", *BACKEND},
+    "dspec.backends.training": {"array_api_compat", *BACKEND},
     "dspec.backends.numpy": {"array_api_compat", *BACKEND},
     "dspec.backends.torch": {"safetensors", "torch", "transformers", "huggingface_hub", "array_api_compat"}
     | BACKEND,
