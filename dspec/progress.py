@@ -137,9 +137,18 @@ class TrainingDisplay:
         if self._bar is not None:
             self._bar.stop()
 
-    def step(self, step: int, learners: Mapping[str, Mapping[str, float]], *, tokens_per_s: float) -> None:
-        """Show a finished step: each learner's loss, tau and waste, the rate, and the time left."""
+    def step(
+        self,
+        step: int,
+        learners: Mapping[str, Mapping[str, float]],
+        *,
+        tokens_per_s: float,
+        peak_memory_bytes: int | None = None,
+    ) -> None:
+        """Show a finished step: each learner's loss, tau and waste, the rate, memory, and the time left."""
         status = f"{describe(learners)}  {tokens_per_s:,.0f} tok/s"
+        if peak_memory_bytes is not None:
+            status += f"  peak {peak_memory_bytes / 1e9:.1f} GB"
         if self._bar is not None:
             self._bar.update(self._task, completed=step, description=status)
             return

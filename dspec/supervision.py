@@ -12,6 +12,30 @@ from dspec.core.blocks import block_labels, block_positions, sample_anchors
 
 
 @dataclass(frozen=True)
+class Layout:
+    """The blocks of B sequences side by side, as a drafter reads them: what goes to the device.
+
+    Letters: B sequences, S positions, Q = A * block_size slots a sequence, N = B * A blocks,
+    K drafted slots, R supervised slots.
+
+    Args:
+        positions: (B, Q) int64.
+        context_positions: (B, S) int64, 0 to S - 1.
+        supervised: (N, K) bool.
+        slots: (R,) int64, the supervised ones of the N * K drafted slots.
+        rows: (R,) int64, the same slots among the B * Q rows of the drafter's output.
+        labels: (R,) int64, their gold tokens.
+    """
+
+    positions: NDArray[np.int64]
+    context_positions: NDArray[np.int64]
+    supervised: NDArray[np.bool_]
+    slots: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class Supervision:
     """The blocks of B sequences and what each slot is to predict.
 
@@ -82,3 +106,29 @@ class Supervision:
         for start in range(0, size * parts, size):
             rows = slice(start, start + size)
             yield type(self)(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+    def layout(self) -> Layout:
+        """Return the blocks side by side, with the places of the supervised slots.
+
+        They are counted here, on the host, so that no device need be waited for.
+
+        Example:
+            >>> text, yes = np.array([[5, 6, 7]]), np.ones((1, 3), dtype=bool)
+            >>> blocks = Supervision.cut(text, yes, np.array([[0.9, 0.1, 0.5]]), anchors=1, block_size=3,
+            ...                          mask_token_id=9)
+            >>> layout = blocks.layout()
+            >>> layout.positions.tolist(), layout.slots.tolist(), layout.rows.tolist()
+            ([[1, 2, 3]], [0], [1])
+        """
+        rows, _, block_size = self.inputs.shape
+        length = self.tokens.shape[1]
+        slots = np.flatnonzero(self.mask)
+        block, slot = np.divmod(slots, block_size - 1)
+        return Layout(
+            positions=self.positions.reshape(rows, -1).astype(np.int64),
+            context_positions=np.tile(np.arange(length, dtype=np.int64), (rows, 1)),
+            supervised=self.mask.reshape(-1, block_size - 1),
+            slots=slots,
+            rows=block * block_size + slot + 1,  # slot 0, the anchor, predicts nothing
+            labels=self.labels.reshape(-1)[slots],
+        )

@@ -1,31 +1,34 @@
 """One drafter that learns: its weights, its optimizer, its objective."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import array_api_compat.torch as xp
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from dspec.backends.torch.drafter import Drafter
+from dspec.acceptance import Acceptance
+from dspec.backends.learner import (
+    COUNT,
+    MASTER,
+    MOMENTS,
+    Evaluation,
+    StepReport,
+    check_finite,
+    check_length,
+    check_masters,
+)
+from dspec.backends.torch.drafter import Drafter, save_drafter
 from dspec.backends.torch.micro_batch import MicroBatch
 from dspec.backends.torch.overrides import operation
 from dspec.config import TrainConfig
 from dspec.core import objectives
 from dspec.core.objectives import FirstError, Objective
-from dspec.errors import ConfigError, NumericsError, explain
 from dspec.schedule import learning_rate
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """What one optimizer step saw: the objective's value before it, gradient norm before clipping, rate."""
-
-    loss: float
-    grad_norm: float
-    lr: float
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ class Learner:
         overrides: False runs core's own operations, slower and with more memory.
 
     Raises:
-        ConfigError: the objective's text does not parse, or the target was made for shorter sequences.
+        ConfigError: the objective's text does not parse, the target was made for shorter sequences, or
+            the drafter's weights are narrower than float32.
     """
 
     def __init__(
@@ -69,10 +73,8 @@ class Learner:
         objective: Objective | None = None,
         overrides: bool = True,
     ):
-        limit = target.max_positions
-        if limit is not None and config.seq_len > limit:
-            needed = f"at most {limit}, the longest sequence of the target"
-            raise ConfigError(explain("seq_len", config.seq_len, needed))
+        check_length(config.seq_len, target.max_positions)
+        check_masters(weight.dtype for weight in drafter.parameters())
         self.drafter = drafter
         self.config = config
         self.objective = objective or Objective.parse(config.objective, reduction=config.reduction)
@@ -112,7 +114,7 @@ class Learner:
         rate = learning_rate(self.step, peak=config.lr, steps=config.steps, warmup=config.warmup)
         loss = self.backward(parts)
         norm = torch.nn.utils.clip_grad_norm_(self.drafter.parameters(), config.clip)
-        self._check_finite(loss, norm)
+        check_finite(float(loss), float(norm), step=self.step + 1)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
@@ -139,6 +141,45 @@ class Learner:
             # The gradient of the objective, through the log-probabilities alone (OB-8).
             (weights.flatten()[part.slots] * -outcome.gold).sum().backward()
         return objectives.value(self.objective, seen, xp=xp)
+
+    def evaluate(self, part: MicroBatch) -> Evaluation:
+        """Measure the drafter on a micro-batch, without gradient."""
+        with torch.no_grad():
+            outcome = self.forward(part)
+            sums = self.sums(outcome, part)
+        counts = Acceptance.count(outcome.hit.cpu().numpy(), part.supervised.cpu().numpy())
+        return Evaluation(sums.cpu().numpy(), counts)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Return master weights and AdamW's moments by name; on a CPU they share its memory.
+
+        Returns:
+            "<tensor name>/weight", "/exp_avg", "/exp_avg_sq", of the weight's shape, and "/step", 0-d
+            float32: how often it was updated.
+        """
+        state = {}
+        for name, weight in self.drafter.named_parameters():
+            # AdamW has no moments before its first step.
+            moments = self.optimizer.state[weight] or _no_moments(weight)
+            for key, tensor in {MASTER: weight.detach(), **{key: moments[key] for key in MOMENTS}}.items():
+                state[f"{name}/{key}"] = tensor.cpu().contiguous().numpy()
+        return state
+
+    def restore(self, state: Mapping[str, NDArray[Any]], step: int) -> None:
+        """Take over a state of `state`, after `step` steps; its arrays are copied."""
+        for name, weight in self.drafter.named_parameters():
+            with torch.no_grad():
+                weight.copy_(torch.from_numpy(state[f"{name}/{MASTER}"]))
+            # AdamW counts its steps on the host, whatever the device of the weights.
+            places = {key: "cpu" if key == COUNT else weight.device for key in MOMENTS}
+            self.optimizer.state[weight] = {
+                key: torch.tensor(state[f"{name}/{key}"], device=place) for key, place in places.items()
+            }
+        self.step = step
+
+    def save(self, folder: str | Path) -> None:
+        """Write the drafter as a checkpoint of its own."""
+        save_drafter(self.drafter, folder)
 
     def sums(self, outcome: Outcome, part: MicroBatch) -> Tensor:
         """Return the objective's (T, 2) numerators and denominators over one micro-batch."""
@@ -174,8 +215,6 @@ class Learner:
         chosen = self.config.precision
         return chosen == "bfloat16" or (chosen == "auto" and device.type == "cuda")
 
-    def _check_finite(self, loss: Tensor, norm: Tensor) -> None:
-        if not bool(torch.isfinite(loss) & torch.isfinite(norm)):
-            got = f"loss {float(loss)} and gradient norm {float(norm)} at step {self.step + 1}"
-            remedy = "lower lr, or go on from the last checkpoint; the weights were not changed"
-            raise NumericsError(explain("training", got, "finite numbers", remedy=remedy, clause="NU-2"))
+
+def _no_moments(weight: Tensor) -> dict[str, Tensor]:
+    return {key: torch.zeros(()) if key == COUNT else torch.zeros_like(weight) for key in MOMENTS}

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from dspec.backends.hub import fetch_drafter
 from dspec.backends.torch.drafter import Drafter, load_drafter
 from dspec.backends.torch.ops import check_placed
 from dspec.backends.torch.target import Target
-from dspec.errors import CheckpointError, ConfigError, explain
+from dspec.errors import ConfigError, explain
 
 
 def open_target(source: Any, *, device: str = "auto", dtype: str = "auto", tokenizer: Any = None) -> Target:
@@ -56,27 +55,6 @@ def open_drafter(source: Any, target: Target, *, device: str = "auto", dtype: st
         raise ConfigError(explain("drafter", f"a {type(source).__name__}", needed))
     check_placed("drafter", source.fc.weight, device=device, dtype=dtype)
     return source
-
-
-def fetch_drafter(source: str | Path) -> Path:
-    """Return the folder of a drafter; a hub id is downloaded (config and weights only).
-
-    Args:
-        source: folder or hub id.
-
-    Returns:
-        A local folder.
-
-    Raises:
-        CheckpointError: neither a folder nor a repository of the hub.
-    """
-    if Path(source).is_dir():
-        return Path(source)
-    try:
-        return Path(snapshot_download(str(source), allow_patterns=["config.json", "model.safetensors"]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        needed = "a folder with config.json and model.safetensors, or a hub id"
-        raise CheckpointError(explain(f"drafter {source}", str(error), needed, clause="BD-7")) from error
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dspec.backends.target_digest import stride, target_digest
 from dspec.backends.torch.ops import check_placed, resolve_device, resolve_dtype
 from dspec.backends.torch.pretrained import read_pretrained
 from dspec.backends.torch.taps import check_layer_ids, tapped
@@ -157,3 +158,13 @@ class Target:
             ConfigError: an id that is no layer, or no capacity.
         """
         return TargetSession(self, layer_ids=layer_ids, capacity=capacity)
+
+    def digest(self) -> str:
+        """Return what tells this target from any other, in every backend; its name does not count."""
+
+        def sampled(weight: Tensor) -> bytes:
+            values = weight.detach().flatten()[:: stride(weight.numel())].contiguous()
+            return values.view(torch.uint8).cpu().numpy().tobytes()
+
+        weights = sorted(self.model.named_parameters())
+        return target_digest(self.facts, self.softcap, ((n, tuple(w.shape), sampled(w)) for n, w in weights))
