@@ -11,7 +11,7 @@ from dspec.io.drafter_json import config_from_json, config_json
 from dspec.io.folders import atomic_folder, disk_errors, recover
 from dspec.io.steps import StepFolder, clear_steps, newest_valid, step_folders, write_step
 from dspec.io.strict_json import read_object
-from dspec.io.tensors import check_tensors, read_header, tensor_shapes
+from dspec.io.tensors import check_tensors, read_header, tensor_shapes, write_tensors
 
 __all__ = [
     "CONFIG",
@@ -32,6 +32,7 @@ __all__ = [
     "weights_file",
     "write_checkpoint",
     "write_step",
+    "write_tensors",
 ]
 
 CONFIG = "config.json"

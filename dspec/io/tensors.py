@@ -1,15 +1,18 @@
 """The header of a safetensors file, checked before any tensor is read.
 
 `mx.load` accepts trailing bytes, overlaps and duplicate names; so neither backend sees a file that
-has not passed here. No tensor data is read.
+has not passed here. No tensor data is read. MLX's weights are written here as well.
 """
 
+import json
 import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from dspec.config import DrafterConfig
 from dspec.errors import CheckpointError, explain
@@ -135,6 +138,32 @@ def check_tensors(path: str | Path, config: DrafterConfig) -> dict[str, Entry]:
             needed = "one of " + ", ".join(WEIGHT_DTYPES)
             raise CheckpointError(explain(f"{where}: {name}", f"dtype {entry.dtype}", needed, clause="BD-7"))
     return entries
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, np.ndarray], *, dtype: str) -> None:
+    """Write tensors of one dtype to a safetensors file.
+
+    The bytes are those that safetensors' `save_file` for torch writes of the same weights. That one
+    needs torch, and the one for numpy knows no bfloat16.
+
+    Spec: BD-7.
+
+    Args:
+        path: the file.
+        tensors: by name; bfloat16 as the 16-bit integers of its bits.
+        dtype: of all of them, one of `WEIGHT_DTYPES`.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    names, end = sorted(tensors), 0
+    for name in names:
+        start, end = end, end + tensors[name].nbytes
+        header[name] = {"dtype": dtype, "shape": tensors[name].shape, "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # so that every item lies on a multiple of its size
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name in names:
+            file.write(np.ascontiguousarray(tensors[name]).data)
 
 
 def _check_metadata(metadata: Any, where: str) -> None:

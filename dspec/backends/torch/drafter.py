@@ -66,6 +66,15 @@ class Drafter(nn.Module):
         """Where the weights are."""
         return self.fc.weight.device
 
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers its weights hold."""
+        return sum(weight.numel() for weight in self.parameters())
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the weights by the names of the published tensors."""
+        return dict(self.named_parameters())
+
     def initialise(self, generator: torch.Generator) -> Drafter:
         """Draw new weights: matrices normal with std `initializer_range`, gains 1.
 
@@ -79,7 +88,7 @@ class Drafter(nn.Module):
             The drafter itself.
         """
         with torch.no_grad():
-            for _, weight in sorted(self.named_parameters()):
+            for _, weight in sorted(self.weights().items()):
                 if weight.ndim == 1:
                     weight.fill_(1.0)
                     continue
@@ -171,7 +180,7 @@ def load_drafter(
     path = weights_file(folder, config)
     tensors = load_file(path, device="cpu")
     drafter = Drafter(config)
-    parameters = dict(drafter.named_parameters())
+    parameters = drafter.weights()
     if parameters.keys() != tensor_shapes(config).keys():
         raise SpecViolation("Drafter and io.tensor_shapes disagree on the tensors of a drafter [BD-7]")
     with torch.no_grad():
@@ -200,7 +209,7 @@ def save_drafter(drafter: Drafter, folder: str | Path) -> None:
     where = Path(folder) / WEIGHTS
     tensors = {
         name: _finite(weight.detach().to(device="cpu", dtype=dtype).contiguous(), f"{where}: {name}")
-        for name, weight in drafter.named_parameters()
+        for name, weight in drafter.weights().items()
     }
     write_checkpoint(folder, drafter.config, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
 

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from dspec.backends.judge import check_ids
+from dspec.backends.extent import at_least_zero
 from dspec.backends.protocol import DraftRule
-from dspec.backends.torch.cache import ContextCache, at_least_zero
+from dspec.backends.session_checks import check_beside, check_proposal
+from dspec.backends.torch.cache import ContextCache
 from dspec.backends.torch.ops import exact_inference
 from dspec.backends.torch.rotary import Rotation
 from dspec.core.types import Draft
-from dspec.errors import ConfigError, ShapeError, explain
-from dspec.io.checkpoints import check_fits
 
 if TYPE_CHECKING:
     from dspec.backends.torch.drafter import Drafter
@@ -43,12 +42,7 @@ class DrafterSession:
 
     def __init__(self, drafter: Drafter, target: Target, *, capacity: int) -> None:
         config = drafter.config
-        check_fits(config, target.facts)
-        if drafter.device != target.device:
-            remedy = "Load both on one device."
-            raise ConfigError(
-                explain("drafter", str(drafter.device), f"the target's {target.device}", remedy=remedy)
-            )
+        check_beside(drafter, target)
         self.length = 0
         self._drafter, self._target, self._capacity = drafter, target, capacity
         self._cache = ContextCache(
@@ -85,7 +79,15 @@ class DrafterSession:
                 vocabulary.
             ConfigError: more positions than the capacity.
         """
-        self._check(anchor, position, features)
+        check_proposal(
+            anchor,
+            position,
+            features,
+            length=self.length,
+            capacity=self._capacity,
+            block_size=self._drafter.block_size,
+            vocab_size=self._target.vocab_size,
+        )
         with exact_inference():
             self._write_context(self._drafter.fuse(features.to(self._drafter.dtype)))
             first = torch.full((1, 1), anchor, device=self._drafter.device)
@@ -115,20 +117,3 @@ class DrafterSession:
     def _turn(self, start: int, count: int) -> Rotation:
         cos, sin = self._rotation
         return cos[:, :, start : start + count], sin[:, :, start : start + count]
-
-    def _check(self, anchor: int, position: int, features: Tensor) -> None:
-        check_ids([anchor], self._target.vocab_size, "anchor")
-        shape = tuple(getattr(features, "shape", ()))
-        if len(shape) != 3 or shape[0] != 1:
-            raise ShapeError(explain("features", shape, "(1, R, F)", clause="NT-4"))
-        if position < self.length:
-            remedy = "Rewind to the anchor's position first."
-            raise ShapeError(explain("position", position, f">= {self.length}", remedy=remedy, clause="DL-5"))
-        written = self.length + shape[1]
-        if written < position:
-            needed = f"rows for positions {self.length}..{position - 1}"
-            raise ShapeError(explain("features", f"{shape[1]} rows", needed, clause="DL-5"))
-        end = max(written, position + self._drafter.block_size)
-        if end > self._capacity:
-            remedy = "Open the session with a larger capacity."
-            raise ConfigError(explain("capacity", end, f"at most {self._capacity} positions", remedy=remedy))

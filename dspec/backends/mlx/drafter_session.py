@@ -1,0 +1,120 @@
+"""One request's drafting: context written by position, one block pass a proposal."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
+
+from dspec.backends.extent import at_least_zero
+from dspec.backends.mlx.cache import ContextCache
+from dspec.backends.mlx.ops import exact_inference
+from dspec.backends.mlx.rotary import Rotation
+from dspec.backends.protocol import DraftRule
+from dspec.backends.session_checks import check_beside, check_proposal
+from dspec.core.types import Draft
+
+if TYPE_CHECKING:
+    from dspec.backends.mlx.drafter import Drafter
+    from dspec.backends.mlx.target import Target
+
+
+class DrafterSession:
+    """The drafter and its cache, for one request; implements `protocol.DrafterSession`.
+
+    Between two proposals the cache holds keys and values of positions 0..length - 1 in every layer.
+    The block's own keys and values are scratch after them, overwritten by the next features, so that
+    attention reads one view and nothing is joined. Nothing inside waits for the device.
+
+    Spec: BD-6, BD-8, DL-4, DL-5, DL-6, NU-6.
+
+    Args:
+        drafter: the model.
+        target: whose embedding and head it uses.
+        capacity: most positions held, the block's slots included.
+
+    Raises:
+        CheckpointError: the drafter was made for another target.
+        ConfigError: no capacity, or another device.
+    """
+
+    def __init__(self, drafter: Drafter, target: Target, *, capacity: int) -> None:
+        config = drafter.config
+        check_beside(drafter, target)
+        self.length = 0
+        self._drafter, self._target, self._capacity = drafter, target, capacity
+        self._cache = ContextCache(
+            n_layers=config.num_hidden_layers,
+            n_heads=config.num_key_value_heads,
+            head_dim=config.head_dim,
+            capacity=capacity,
+            dtype=drafter.dtype,
+        )
+        with exact_inference():
+            self._rotation = drafter.rotary(mx.arange(capacity)[None], drafter.dtype)
+            mask_id = mx.full((1, config.num_slots), config.mask_token_id, dtype=mx.int32)
+            self._mask_embeds = target.embed(mask_id).astype(drafter.dtype)
+            # Made once: left lazy, every proposal's graph would make them again.
+            mx.async_eval(*self._rotation, self._mask_embeds)
+
+    def propose(self, anchor: int, position: int, features: mx.array, rule: DraftRule) -> Draft:
+        """Take in features, then draft K tokens after the anchor.
+
+        Rows of `features` stand for the positions length, length + 1, ...; those at or after
+        `position` belong to rejected drafts and are overwritten by the block before anything reads them.
+
+        Args:
+            anchor: the last emitted token, id in [0, V).
+            position: the anchor's; `length` afterwards.
+            features: (1, R, F) with length + R >= position.
+            rule: turns logits (1, K, V) into a draft.
+
+        Returns:
+            What the rule made.
+
+        Raises:
+            ShapeError: features of another width, a gap before the anchor, or an anchor outside the
+                vocabulary.
+            ConfigError: more positions than the capacity.
+        """
+        check_proposal(
+            anchor,
+            position,
+            features,
+            length=self.length,
+            capacity=self._capacity,
+            block_size=self._drafter.block_size,
+            vocab_size=self._target.vocab_size,
+        )
+        with exact_inference():
+            self._write_context(self._drafter.fuse(features.astype(self._drafter.dtype)))
+            first = self._target.embed(mx.full((1, 1), anchor, dtype=mx.int32))
+            embeds = mx.concatenate([first.astype(self._drafter.dtype), self._mask_embeds], axis=1)
+            hidden = self._read_block(embeds, position)
+            draft = rule(self._target.logits(hidden[:, 1:]))
+            # The device starts on the block while the host builds the target's pass.
+            mx.async_eval(draft.tokens)
+        self.length = position
+        return draft
+
+    def rewind(self, length: int) -> None:
+        """Forget every context position >= length."""
+        self.length = min(self.length, at_least_zero(length))
+
+    def _write_context(self, context: mx.array) -> None:
+        """Write keys and values of new context rows; the same rows serve every layer."""
+        rotation = self._turn(self.length, context.shape[1])
+        for i, layer in enumerate(self._drafter.layers):
+            self._cache.write(i, self.length, *layer.self_attn.keys_values(context, rotation))
+
+    def _read_block(self, hidden: mx.array, position: int) -> mx.array:
+        """Run the block's slots over context and block, all of which they may see."""
+        rotation = self._turn(position, hidden.shape[1])
+        for i, layer in enumerate(self._drafter.layers):
+            hidden = layer(hidden, rotation, partial(self._cache.write, i, position), None)
+        return self._drafter.norm(hidden)
+
+    def _turn(self, start: int, count: int) -> Rotation:
+        cos, sin = self._rotation
+        return cos[:, :, start : start + count], sin[:, :, start : start + count]
