@@ -47,9 +47,9 @@ class Namespace:
         Raises:
             ConfigError: float64, on a GPU: MLX has it on the CPU only, and nothing is narrowed here.
         """
-        if dtype is None and isinstance(x, np.ndarray | np.generic) and x.dtype == np.float64:
-            dtype = mx.float64
-        if dtype == mx.float64 and on_metal():
+        wide = isinstance(x, np.ndarray | np.generic) and x.dtype == np.float64
+        dtype = mx.float64 if dtype is None and wide else dtype
+        if dtype is not None and dtype == mx.float64 and on_metal():
             remedy = "Convert it first: every law and uniform is made in float32."
             raise ConfigError(explain("array", "float64", "float32 or narrower on a GPU", remedy=remedy))
         return mx.array(x, dtype=dtype)
@@ -151,7 +151,7 @@ def resolve_dtype(choice: str | mx.Dtype, *, stored: mx.Dtype | None) -> mx.Dtyp
     if choice == "auto":
         return stored if on_metal() else mx.float32
     dtype = choice if isinstance(choice, mx.Dtype) else DTYPES.get(choice)
-    if dtype not in DTYPES.values():
+    if dtype is None or dtype not in DTYPES.values():
         raise ConfigError(explain("dtype", repr(choice), "one of auto, " + ", ".join(DTYPES)))
     return dtype
 
