@@ -20,6 +20,11 @@ DEVICES = ("auto", "mlx")
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
 
 
+# Terms that `Namespace.sum` adds one after another: 152k equal float32 terms came out 1.7e-3 short when
+# MLX's CPU added them in one go, 5e-7 in runs of 128, in less time.
+RUN = 128
+
+
 class Namespace:
     """`mlx.core` as core calls it: its own functions, and under their standard names those it lacks.
 
@@ -53,6 +58,19 @@ class Namespace:
             remedy = "Convert it first: every law and uniform is made in float32."
             raise ConfigError(explain("array", "float64", "float32 or narrower on a GPU", remedy=remedy))
         return mx.array(x, dtype=dtype)
+
+    def sum(self, x: mx.array, /, *, axis: Any = None, keepdims: bool = False) -> mx.array:
+        """Return the sum; that of a long last axis, or of all entries, is added in runs of RUN."""
+        if axis is None and not keepdims:
+            x, axis = mx.reshape(x, (-1,)), -1
+        if axis not in (-1, x.ndim - 1):
+            return mx.sum(x, axis=axis, keepdims=keepdims)
+        while x.shape[-1] > RUN:
+            whole = x.shape[-1] // RUN * RUN
+            runs = mx.sum(mx.reshape(x[..., :whole], (*x.shape[:-1], -1, RUN)), axis=-1)
+            rest = mx.sum(x[..., whole:], axis=-1, keepdims=True)
+            x = mx.concatenate([runs, rest], axis=-1)
+        return mx.sum(x, axis=-1, keepdims=keepdims)
 
 
 namespace = Namespace()
