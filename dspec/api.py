@@ -18,13 +18,15 @@ def load(
     Spec: BD-7, DL-8.
 
     Args:
-        target: hub id, local folder, or a loaded transformers model, which is neither moved nor
-            converted, but put into evaluation mode, its weights without gradients.
+        target: hub id, local folder, or a loaded model (of transformers on PyTorch, of mlx-lm on MLX),
+            which is neither moved nor converted, but put into evaluation mode, its weights without
+            gradients.
         drafter: hub id or local folder of a DFlash v1 checkpoint, or a loaded drafter; None decodes
             one token a pass.
-        backend: "auto", "cuda", "cpu" or "mps".
+        backend: "auto", "cuda", "cpu" or "mps" (PyTorch), or "mlx" (Metal on a Mac, the CPU elsewhere).
+            "auto" follows a loaded model; else it is MLX on Apple silicon and PyTorch elsewhere.
         dtype: "auto" (the checkpoint's on an accelerator, float32 on a CPU), "float32", "bfloat16"
-            or "float16".
+            or "float16". Quantised weights stay quantised.
         tokenizer: of transformers; None takes the one in the target's folder. A loaded model has none
             of its own: give it here to decode from text.
 
@@ -34,13 +36,14 @@ def load(
     Raises:
         CheckpointError: a file is missing or malformed, or the drafter does not fit the target.
         BackendUnavailable: the backend or device is not here, or the target's cache cannot rewind.
-        ConfigError: target or drafter is none of these, or a setting contradicts a loaded one.
+        ConfigError: target or drafter is none of these or of another framework than the backend, or
+            a setting contradicts a loaded one.
 
     Example:
         >>> engine = load("Qwen/Qwen3-4B", "z-lab/Qwen3-4B-DFlash-b16")      # doctest: +SKIP
         >>> engine.generate("Q: 2 + 2?", max_new_tokens=16).text             # doctest: +SKIP
     """
-    room, device = open_room(backend)
+    room, device = open_room(backend, lent=(target, drafter))
     return Engine(*room.open_models(target, drafter, device=device, dtype=dtype, tokenizer=tokenizer))
 
 
@@ -60,8 +63,9 @@ def train(
     Spec: BD-1..BD-8, OB-1..OB-10, RN-5.
 
     Args:
-        target: hub id, local folder, or a loaded transformers model. Its weights are not changed; it
-            is in evaluation mode, without gradients, while this runs, and put back as it was after.
+        target: hub id, local folder, or a loaded model of transformers or mlx-lm. Its weights are not
+            changed; it is in evaluation mode, without gradients, while this runs, and put back as it
+            was after.
         data: JSONL file (or .jsonl.gz) of {"text"}, {"prompt", "response"}, {"messages"} or
             {"tokens"} records.
         output: folder for the drafter, its checkpoints and metrics.jsonl; None keeps it in memory.
@@ -85,7 +89,7 @@ def train(
         >>> train("Qwen/Qwen3-4B", "chat.jsonl", "drafter/", objective="ltr")    # doctest: +SKIP
     """
     config = _config(config).replace(**settings)
-    room, device = open_room(config.backend)
+    room, device = open_room(config.backend, lent=(target,))
     options = {"validation": validation, "device": device, "quiet": quiet, "tokenizer": tokenizer}
     return room.train(target, data, output, config=config, **options)
 

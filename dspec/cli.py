@@ -28,7 +28,7 @@ app = typer.Typer(
 POLICY_HELP = "; ".join(f"{policy.name}: {policy.summary}" for policy in POLICIES.values())
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
-Backend = Annotated[str, typer.Option(help="auto, cuda, cpu or mps.")]
+Backend = Annotated[str, typer.Option(help="auto, cuda, cpu, mps or mlx.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
 
@@ -146,8 +146,8 @@ def bench(
 @app.command()
 def check(
     backend: Annotated[
-        str, typer.Option(help="Backends, with commas between: numpy,cpu,cuda,mps.")
-    ] = "numpy,cpu",
+        str, typer.Option(help="Backends, with commas between: numpy, auto, cuda, cpu, mps, mlx.")
+    ] = "numpy,auto",
     level: Annotated[str, typer.Option(help="smoke.")] = "smoke",
     as_json: AsJson = False,
 ) -> None:

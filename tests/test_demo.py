@@ -30,7 +30,7 @@ SMALL = DemoSettings(
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
+def demo(room, tmp_path_factory):
     """One run: report, folder, what was printed, calls of the exactness check, connections tried."""
     calls, connections, patch = [], [], pytest.MonkeyPatch()
 
@@ -48,7 +48,7 @@ def demo(tmp_path_factory):
     output = tmp_path_factory.mktemp("demo")
     console = Console(file=io.StringIO(), width=100)
     try:
-        report = run.run_demo(backend="cpu", output=output, settings=SMALL, seed=1, console=console)
+        report = run.run_demo(backend=room.device, output=output, settings=SMALL, seed=1, console=console)
     finally:
         patch.undo()
     return report, output, console.file.getvalue(), calls, connections
@@ -68,7 +68,8 @@ def test_the_report_is_complete_and_what_was_written(demo):
         assert report["training"][name]["validations"]
     assert report["settings"]["seed"] == 1
     assert report["settings"]["objectives"] == ARMS
-    assert report["machine"]["cores"] and report["versions"]["torch"]
+    assert report["machine"]["cores"] and report["versions"]["torch"] and report["versions"]["mlx-lm"]
+    assert report["machine"]["device"].startswith(report["settings"]["backend"])
     parts = {"load", "train", "decode", "live", "greedy", "sampled", "total"}
     assert report["seconds"].keys() == parts
     assert sum(report["seconds"][p] for p in parts - {"total"}) <= report["seconds"]["total"]
@@ -91,10 +92,11 @@ def test_every_drafter_saw_the_same_and_is_its_own(demo):
     assert not (output / "drafters" / "checkpoints").exists()
 
 
-def test_a_saved_drafter_decodes_what_the_demo_decoded(demo):
+def test_a_saved_drafter_decodes_what_the_demo_decoded(demo, room):
     report, output, *_ = demo
     live = report["live"]
-    engine = dspec.load(shipped_target(), output / "drafters" / folder_name(live["drafter"]), backend="cpu")
+    drafter = output / "drafters" / folder_name(live["drafter"])
+    engine = dspec.load(shipped_target(), drafter, backend=room.device)
     out = engine.generate(live["prompt"], max_new_tokens=SMALL.max_new_tokens)
     assert out.text == live["text"]
     assert list(out.n_emitted) == live["n_emitted"]
@@ -107,13 +109,15 @@ def test_greedy_outputs_are_the_targets_own(demo):
     assert greedy["differences"] == []
 
 
-def test_a_wrong_greedy_output_is_found():
-    engine = dspec.load(shipped_target(), backend="cpu")
+def test_a_wrong_greedy_output_is_found(room):
+    engine = dspec.load(shipped_target(), backend=room.device)
     suite = Suite("one", ("def add(a, b):",))
     out = engine.generate(suite.prompts[0], max_new_tokens=6)
     wrong = (*out.tokens[:3], out.tokens[3] ^ 1, *out.tokens[4:])
     results = {"right": {"one": result(tokens=out.tokens)}, "wrong": {"one": result(tokens=wrong)}}
-    found = compare_greedy(engine, [suite], results, prompts=1, max_new_tokens=6, progress=lambda *_: None)
+    settings = {"backend": room.device, "prompts": 1, "max_new_tokens": 6, "progress": lambda *_: None}
+    found = compare_greedy(engine, [suite], results, **settings)
+    assert found["reference"] == room.reference.NAME
     assert (found["comparisons"], found["equal"]) == (2, 1)
     assert found["differences"] == [
         {"objective": "wrong", "suite": "one", "prompt": 0, "first_difference": 3}

@@ -1,40 +1,25 @@
 """Whether drafting leaves greedy output as it is: compared with the target's own generate."""
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
-import numpy as np
-
+from dspec.backends.registry import open_room
 from dspec.engine import Engine
 from dspec.evaluation.bench import Progress
 from dspec.evaluation.report import Results
-from dspec.evaluation.suites import Prompt, Suite
+from dspec.evaluation.suites import Suite
 
 
-def own_greedy(engine: Engine, prompt: Prompt, *, max_new_tokens: int) -> tuple[int, ...]:
-    """Return what transformers' own greedy `generate` emits: another loop, another cache.
+def open_reference(backend: str) -> ModuleType:
+    """Return a backend's `reference`: the framework's own greedy decoding and its name.
 
     Args:
-        engine: whose target is a transformers model.
-        prompt: as for `Engine.generate`.
-        max_new_tokens: most tokens.
-
-    Returns:
-        The new token ids; an end token is kept.
+        backend: any that `dspec.load` takes.
     """
-    model = engine.target.model
-    ids = engine.ops.from_host(np.array([engine.encode(prompt)], dtype=np.int64))
-    stops = sorted(engine.target.eos_ids)
-    out = model.generate(
-        ids,
-        attention_mask=engine.ops.xp.ones_like(ids),
-        do_sample=False,
-        num_beams=1,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=stops or None,
-        pad_token_id=stops[0] if stops else 0,
-    )
-    return tuple(engine.ops.to_host(out)[0][ids.shape[1] :])
+    room, _ = open_room(backend)
+    return import_module(f"{room.__package__}.reference")
 
 
 def compare_greedy(
@@ -42,6 +27,7 @@ def compare_greedy(
     suites: Sequence[Suite],
     results: Results,
     *,
+    backend: str,
     prompts: int,
     max_new_tokens: int,
     progress: Progress,
@@ -52,6 +38,7 @@ def compare_greedy(
         engine: with the target; its drafter is not used.
         suites: that were decoded.
         results: by drafter, then by suite, decoded at temperature 0.
+        backend: of the engine.
         prompts: to compare, spread evenly over the suites.
         max_new_tokens: as decoded.
         progress: called with (done, all).
@@ -59,11 +46,13 @@ def compare_greedy(
     Returns:
         `prompts`, `comparisons` and `equal` counts, and for each difference where it is.
     """
+    reference = open_reference(backend)
     places = [(suite, i) for i in range(len(suites[0].prompts)) for suite in suites if i < len(suite.prompts)]
     places = places[:prompts]
     equal, differences = 0, []
     for done, (suite, i) in enumerate(places, 1):
-        needed = own_greedy(engine, suite.prompts[i], max_new_tokens=max_new_tokens)
+        ids = engine.encode(suite.prompts[i])
+        needed = reference.own_greedy(engine.target, ids, max_new_tokens=max_new_tokens)
         for name, by_suite in results.items():
             got = by_suite[suite.name].prompts[i].tokens
             equal += got == needed
@@ -74,7 +63,7 @@ def compare_greedy(
         "prompts": len(places),
         "comparisons": len(places) * len(results),
         "equal": equal,
-        "reference": "transformers generate, do_sample=False",
+        "reference": reference.NAME,
         "differences": differences,
     }
 

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import dspec
 from dspec.core.objectives import Objective
-from dspec.demo.greedy import compare_greedy
+from dspec.demo.greedy import compare_greedy, open_reference
 from dspec.demo.live import show_live
 from dspec.demo.settings import ARMS, BASELINES, DemoSettings, shipped_target
 from dspec.demo.summary import MEAN, summarise
@@ -20,7 +20,7 @@ from dspec.demo.tables import gain_table, objectives_table, rate_line, tau_table
 from dspec.demo.training import train_arms
 from dspec.engine import Engine
 from dspec.evaluation.bench import SuiteResult, run_suite
-from dspec.evaluation.machine import describe_machine, describe_versions
+from dspec.evaluation.machine import describe_device, describe_machine, describe_versions
 from dspec.evaluation.report import draw_picture, plain, write_json
 from dspec.evaluation.suites import Suite, load_suite
 from dspec.results import TrainResult
@@ -41,7 +41,7 @@ def run_demo(
     """Train a drafter an objective on the tiny target, compare them by decoding, report.
 
     Args:
-        backend: "auto", "cuda", "cpu" or "mps".
+        backend: "auto", "cuda", "cpu", "mps" or "mlx".
         output: folder for report.json, report.png and the drafters.
         steps: optimizer steps; None takes the settings'.
         quick: a minute's run, to see that all works.
@@ -84,7 +84,7 @@ class _Demo:
         drafted = {name: replace(engine, drafter=result.drafter) for name, result in trained.items()}
         with self._part("decode", "Decoding the prompts with each drafter, and without one"):
             results, alone = self._decode(drafted, engine, suites)
-        report = self._report(trained, results, alone)
+        report = self._report(engine, trained, results, alone)
         self.console.print(tau_table(report), gain_table(report), rate_line(report), highlight=False)
         best = max(results, key=lambda name: report["summary"]["tau"][name][MEAN]["value"])
         with self._part(
@@ -124,11 +124,11 @@ class _Demo:
             }
         return results, alone
 
-    def _report(self, trained: Any, results: Any, alone: Any) -> dict[str, Any]:
+    def _report(self, engine: Engine, trained: Any, results: Any, alone: Any) -> dict[str, Any]:
         return {
             "about": "dspec demo: drafters trained with four objectives on the same batches, then decoded",
             "settings": {**self.settings.as_dict(), "backend": self.backend},
-            "machine": describe_machine(),
+            "machine": {**describe_machine(), "device": describe_device(engine.target, backend=self.backend)},
             "versions": describe_versions(),
             "objectives": self._objectives(),
             "training": {name: training_figures(result) for name, result in trained.items()},
@@ -138,15 +138,17 @@ class _Demo:
         }
 
     def _greedy(self, engine: Engine, suites: list[Suite], results: Any) -> dict[str, Any]:
+        reference = open_reference(self.backend).NAME
         count = min(self.settings.greedy_prompts, sum(len(suite.prompts) for suite in suites))
         with self._part("greedy", "Comparing greedy outputs with the target's own"), self._bar(count) as on:
             found = compare_greedy(
                 engine,
                 suites,
                 results,
+                backend=self.backend,
                 prompts=count,
                 max_new_tokens=self.settings.max_new_tokens,
-                progress=lambda *_: on("transformers' own generate"),
+                progress=lambda *_: on(reference),
             )
         text = f"{found['equal']} of {found['comparisons']} greedy outputs equal the target's own"
         self.console.print(f"{text} ({found['prompts']} prompts x {len(results)} drafters).", highlight=False)
@@ -201,7 +203,7 @@ def training_figures(result: TrainResult) -> dict[str, Any]:
     course = [line for line in result.history if line["event"] == "train"]
     kept = course[:: max(len(course) // 50, 1)]
     return {
-        "parameters": sum(weight.numel() for weight in result.drafter.parameters()),
+        "parameters": result.drafter.n_parameters,
         "metrics": dict(result.metrics),
         "validations": [line for line in result.history if line["event"] == "validate"],
         "course": [{"step": line["step"], "loss": line["loss"]} for line in kept],

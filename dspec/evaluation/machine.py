@@ -2,11 +2,14 @@
 
 import os
 import platform
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("dspec", "torch", "transformers", "tokenizers", "numpy", "safetensors")
+from dspec.backends.registry import open_room
+
+PACKAGES = ("dspec", "torch", "mlx", "mlx-lm", "transformers", "tokenizers", "numpy", "safetensors")
 
 
 def describe_machine() -> dict[str, Any]:
@@ -18,6 +21,20 @@ def describe_machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
     }
+
+
+def describe_device(target: Any, *, backend: str) -> str:
+    """Return the device that a target runs on, in words.
+
+    Args:
+        target: an opened target, as `Engine.target` is.
+        backend: that opened it.
+
+    Returns:
+        Such as "cpu", "cuda: NVIDIA H100 80GB HBM3", "mlx on Metal: Apple M3 Max".
+    """
+    room, _ = open_room(backend)
+    return str(import_module(f"{room.__package__}.hardware").describe_device(target))
 
 
 def describe_versions() -> dict[str, str | None]:

@@ -9,7 +9,7 @@ from dspec.backends.examples import drafter_config, init_generator, read_example
 from dspec.backends.torch.drafter import Drafter
 from dspec.backends.torch.learner import Learner
 from dspec.backends.torch.opening import lent, open_drafter, open_target
-from dspec.backends.torch.ops import TorchOps, resolve_device
+from dspec.backends.torch.ops import TorchOps
 from dspec.backends.torch.target import Target
 from dspec.backends.torch.train import fit
 from dspec.config import TrainConfig
@@ -17,12 +17,7 @@ from dspec.core.objectives import Objective
 from dspec.io.checkpoints import check_fits, check_output
 from dspec.results import TrainResult
 
-__all__ = ["fit", "new_learner", "open_models", "open_ops", "read_examples", "train"]
-
-
-def open_ops(device: str) -> TorchOps:
-    """Return the array operations of a device."""
-    return TorchOps(resolve_device(device))
+__all__ = ["fit", "new_learner", "open_models", "read_examples", "train"]
 
 
 def open_models(

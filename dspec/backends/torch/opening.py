@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from dspec.backends.foreign import refuse_foreign
 from dspec.backends.hub import fetch_drafter
 from dspec.backends.torch.drafter import Drafter, load_drafter
 from dspec.backends.torch.ops import check_placed
@@ -27,6 +28,7 @@ def open_target(source: Any, *, device: str = "auto", dtype: str = "auto", token
         ConfigError: a setting contradicts what is loaded already, or the source is none of these.
     """
     if not isinstance(source, Target):
+        refuse_foreign("target", source, room="torch")
         return Target.load(source, device=device, dtype=dtype, tokenizer=tokenizer)
     check_placed("target", source.head_weight, device=device, dtype=dtype)
     if tokenizer is not None:
@@ -51,6 +53,7 @@ def open_drafter(source: Any, target: Target, *, device: str = "auto", dtype: st
     if isinstance(source, (str, Path)):
         return load_drafter(fetch_drafter(source), device=target.device, dtype=dtype)
     if not isinstance(source, Drafter):
+        refuse_foreign("drafter", source, room="torch")
         needed = "a hub id, a folder, a drafter of dspec, or None"
         raise ConfigError(explain("drafter", f"a {type(source).__name__}", needed))
     check_placed("drafter", source.fc.weight, device=device, dtype=dtype)
