@@ -9,11 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
+from torch.utils.checkpoint import checkpoint
 
 from dspec.backends.torch.drafter_layers import DrafterLayer, Linear, Norm
 from dspec.backends.torch.drafter_session import DrafterSession
 from dspec.backends.torch.ops import DTYPES, resolve_device, resolve_dtype
-from dspec.backends.torch.rotary import Rotary
+from dspec.backends.torch.rotary import Rotary, Rotation
 from dspec.config import DrafterConfig
 from dspec.errors import CheckpointError, ShapeError, SpecViolation, explain
 from dspec.io.checkpoints import WEIGHTS, read_config, tensor_shapes, weights_file, write_checkpoint
@@ -114,6 +115,8 @@ class Drafter(nn.Module):
         context: Tensor,
         context_positions: Tensor,
         mask: Tensor | BlockMask | None = None,
+        *,
+        recompute: bool = False,
     ) -> Tensor:
         """Return the final hidden states of block slots over a context, for training or checking.
 
@@ -126,6 +129,7 @@ class Drafter(nn.Module):
             context_positions: (B, S) integer positions of the context.
             mask: (B, Q, S + Q) or (B, 1, Q, S + Q) bool, context first, True where a slot may look;
                 a `BlockMask` of those sizes; None: everywhere.
+            recompute: keep only each layer's input for the backward and run the layer again there.
 
         Returns:
             (B, Q, D) after the final norm: the target's head turns them into logits.
@@ -136,12 +140,10 @@ class Drafter(nn.Module):
         rotation, context_rotation = self.rotary(positions, dtype), self.rotary(context_positions, dtype)
         hidden = block_embeds
         for layer in self.layers:
-            past = layer.self_attn.keys_values(context, context_rotation)
-
-            def join(keys: Tensor, values: Tensor, past: tuple[Tensor, Tensor] = past) -> tuple[Tensor, ...]:
-                return torch.cat([past[0], keys], dim=2), torch.cat([past[1], values], dim=2)
-
-            hidden = layer(hidden, rotation, join, mask)
+            inputs = (layer, hidden, rotation, context, context_rotation, mask)
+            # Nothing in a layer is random: there is no generator's state to keep.
+            again = {"use_reentrant": False, "preserve_rng_state": False}
+            hidden = checkpoint(_run, *inputs, **again) if recompute else _run(*inputs)
         return self.norm(hidden)
 
     def session(self, target: Target, *, capacity: int) -> DrafterSession:
@@ -156,6 +158,23 @@ class Drafter(nn.Module):
             ConfigError: no capacity, or another device.
         """
         return DrafterSession(self, target, capacity=capacity)
+
+
+def _run(
+    layer: DrafterLayer,
+    hidden: Tensor,
+    rotation: Rotation,
+    context: Tensor,
+    context_rotation: Rotation,
+    mask: Tensor | BlockMask | None,
+) -> Tensor:
+    """Return a layer's output, its slots looking at the whole context and, by the mask, at each other."""
+    past = layer.self_attn.keys_values(context, context_rotation)
+
+    def join(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.cat([past[0], keys], dim=2), torch.cat([past[1], values], dim=2)
+
+    return layer(hidden, rotation, join, mask)
 
 
 def load_drafter(

@@ -207,8 +207,10 @@ class Learner:
         else:
             features = features.to(weight.dtype)
         with precision:
-            context = self.drafter.fuse(features)
-            return self.drafter(embeds, part.positions, context, part.context_positions, part.mask)
+            inputs = (embeds, part.positions, self.drafter.fuse(features), part.context_positions, part.mask)
+            # Without a backward there is nothing to make again.
+            again = self.config.recompute and torch.is_grad_enabled()
+            return self.drafter(*inputs, recompute=again)
 
     def _half(self, device: torch.device) -> bool:
         """Whether products run in bfloat16; the weights themselves stay float32."""
