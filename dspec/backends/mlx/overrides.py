@@ -1,0 +1,79 @@
+"""The table of core operations that MLX replaces by a faster one: all of them, and nothing else.
+
+An override changes how an operation runs, never its signature, law, dtype policy or errors. With the
+table emptied core runs, and every test still passes, only slower and with more memory.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import dspec.core.gold
+from dspec.backends.mlx.gold import gold_log_probs
+from dspec.errors import ConfigError, explain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Override:
+    """One replaced operation; the conformance tests are generated from these entries.
+
+    Args:
+        operation: its name in core, a key of `CORE`.
+        function: the replacement, with the operation's signature.
+        devices: devices of this room it may run on.
+        clauses: spec clauses that both must keep.
+        tolerance: largest difference from core in float32, in nats and in units of the gradient.
+        reason: why it exists, with the measured gain and the command that measured it.
+    """
+
+    operation: str
+    function: Callable[..., Any]
+    devices: tuple[str, ...]
+    clauses: tuple[str, ...]
+    tolerance: float
+    reason: str
+
+
+CORE: dict[str, Callable[..., Any]] = {"gold_log_probs": dspec.core.gold.gold_log_probs}
+
+OVERRIDES: tuple[Override, ...] = (
+    Override(
+        operation="gold_log_probs",
+        function=gold_log_probs,
+        devices=("mlx",),
+        clauses=("OB-1", "OB-10", "NU-2", "NU-5"),
+        tolerance=2e-5,
+        reason=(
+            "forward and backward of 2,048 rows, D=32, V=8,192, float32, on a CPU: 0.70 times core's time; "
+            "peak 8.7 MB, 1.03 times one chunk of 256 rows of logits, against core's 420 MB "
+            "(benchmarks/objective_mlx.py, MLX 0.32.4). And core adds 151,936 terms one by one there: its "
+            "log-probability is 9e-5 off, this one's 1e-6. Metal: not measured; taken there for its memory."
+        ),
+    ),
+)
+
+
+def operation(name: str, *, enabled: bool = True, device: str = "mlx") -> Callable[..., Any]:
+    """Return the function that runs a named core operation on a device.
+
+    Args:
+        name: a key of `CORE`.
+        enabled: False answers core's own function, as if the table were empty.
+        device: device of this room: "mlx".
+
+    Returns:
+        The override whose entry lists the device, else core's function; both take `xp`.
+
+    Raises:
+        ConfigError: core has no overridable operation of that name.
+
+    Example:
+        >>> operation("gold_log_probs", enabled=False).__module__
+        'dspec.core.gold'
+    """
+    if name not in CORE:
+        raise ConfigError(explain("operation", repr(name), "one of " + ", ".join(CORE)))
+    for entry in OVERRIDES if enabled else ():
+        if entry.operation == name and device in entry.devices:
+            return entry.function
+    return CORE[name]
