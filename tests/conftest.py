@@ -1,21 +1,17 @@
 """Fixtures that every test shares: the array namespaces that core must run on, and the rooms."""
 
 import os
+import sys
 
 # Before MLX is imported: on a CPU it compiles kernels with g++ (1-2 s each), and workers would race for
-# the files. tests/test_mlx_compile.py compiles, in a process of its own.
-os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
+# the files. tests/test_mlx_compile.py compiles, in a process of its own. Metal compiles, as users' runs do.
+if sys.platform != "darwin":
+    os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
 
-import array_api_compat.numpy
-import array_api_strict
 import pytest
 
-from tests.rooms import ROOMS
-
-NAMESPACES = {"numpy": array_api_compat.numpy, "strict": array_api_strict}
-NAMESPACES |= {name: room.xp for name, room in ROOMS.items() if room.installed}
-# The limits of MLX and of compiled code: no reads by mask, no shape that depends on values.
-array_api_strict.set_array_api_strict_flags(boolean_indexing=False, data_dependent_shapes=False)
+from tests.namespaces import NAMESPACES
+from tests.rooms import ROOMS, of_rooms
 
 
 def pytest_addoption(parser):
@@ -28,16 +24,14 @@ def pytest_addoption(parser):
 def pytest_runtest_makereport(item, call):
     report = yield
     if report.skipped and item.config.getoption("--forbid-skips") and not hasattr(report, "wasxfail"):
-        report.outcome, report.longrepr = "failed", f"skipped, which --forbid-skips forbids: {report.longrepr}"
+        report.outcome, report.longrepr = (
+            "failed",
+            f"skipped, which --forbid-skips forbids: {report.longrepr}",
+        )
     return report
 
 
-def _of_rooms(names):
-    """Parameters, marked `mlx` where MLX runs, so that `-m mlx` chooses them."""
-    return [pytest.param(name, marks=[pytest.mark.mlx] if name == "mlx" else []) for name in names]
-
-
-@pytest.fixture(params=_of_rooms(["numpy", "strict", *ROOMS]))
+@pytest.fixture(params=of_rooms(["numpy", "strict", *ROOMS]))
 def xp(request):
     """One array namespace after another."""
     if request.param not in NAMESPACES:
@@ -45,7 +39,7 @@ def xp(request):
     return NAMESPACES[request.param]
 
 
-@pytest.fixture(scope="session", params=_of_rooms(ROOMS))
+@pytest.fixture(scope="session", params=of_rooms(ROOMS))
 def room(request):
     """One backend's room after another."""
     found = ROOMS[request.param]

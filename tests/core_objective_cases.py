@@ -6,7 +6,6 @@ The terms are written out, not parsed, so that a wrong parser is found.
 from math import inf
 
 import numpy as np
-import torch
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -48,11 +47,3 @@ def example(n=6, k=7, seed=0):
     mask = rng.random((n, k)) < 0.8
     mask[1] = False
     return np.log(rng.random((n, k))), rng.random((n, k)) < 0.6, mask
-
-
-def to_numpy(x):
-    return x.detach().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
-
-
-def place(batch, xp):
-    return [xp.asarray(x) for x in batch]

@@ -9,6 +9,7 @@ import importlib.util
 from functools import cached_property
 
 import numpy as np
+import pytest
 
 PACKAGES = {"torch": "torch", "mlx": "mlx_lm"}
 DEVICES = {"torch": "cpu", "mlx": "mlx"}
@@ -36,12 +37,12 @@ class Room:
     @cached_property
     def operations(self):
         """The room's `ArrayOps`."""
-        return self.front.open_ops(self.device)
+        return self.ops.open_ops(self.device)
 
     @property
     def xp(self):
         """The room's array namespace."""
-        return self.ops.TorchOps.xp if self.name == "torch" else self.ops.MlxOps.xp
+        return self.operations.xp
 
     def array(self, values, dtype=None):
         """A numpy array or nested list as the room's; `dtype` by name, such as "bfloat16"."""
@@ -77,3 +78,8 @@ class Room:
 
 
 ROOMS = {name: Room(name) for name in PACKAGES}
+
+
+def of_rooms(names=tuple(ROOMS)):
+    """Parameters by name, marked `mlx` where MLX runs, so that `-m mlx` chooses them."""
+    return [pytest.param(name, marks=[pytest.mark.mlx] if name == "mlx" else []) for name in names]

@@ -13,9 +13,10 @@ from hypothesis.extra import numpy as hnp
 from dspec.core import blocks
 from dspec.errors import ConfigError, ShapeError
 from dspec.oracle import blocks as oracle
-from tests.conftest import NAMESPACES
+from tests.namespaces import NAMESPACES
+from tests.rooms import of_rooms
 
-everywhere = pytest.mark.parametrize("namespace", NAMESPACES)
+everywhere = pytest.mark.parametrize("namespace", of_rooms(NAMESPACES))
 SIZES = st.tuples(st.integers(1, 3), st.integers(1, 12), st.integers(1, 5), st.integers(2, 5))
 
 

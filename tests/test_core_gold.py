@@ -10,9 +10,7 @@ import torch
 from dspec.core.gold import gold_log_probs
 from dspec.errors import ShapeError
 from tests import tolerances
-from tests.conftest import NAMESPACES
-
-CLOSE = {"rtol": tolerances.FLOAT64, "atol": tolerances.FLOAT64}
+from tests.namespaces import NAMESPACES, close, gradient_close, narrowed, place, widest
 
 
 def example(dtype="float64", rows=9, width=6, vocab=50, scale=3.0):
@@ -37,13 +35,13 @@ def reference(hidden, head, labels, softcap=None):
 @pytest.mark.clause("OB-1")
 @pytest.mark.parametrize("softcap", [None, 2.0])
 def test_log_prob_and_hit_are_those_of_a_term_by_term_sum(xp, softcap):
-    hidden, head, labels = example()
+    hidden, head, labels = example(widest(xp))
     labels[::2] = (hidden @ head.T).argmax(-1)[::2]  # else no row of the example is a hit
     expected, hits = reference(hidden, head, labels, softcap)
     assert True in hits
     assert False in hits
-    log_prob, hit = gold_log_probs(*map(xp.asarray, (hidden, head, labels)), softcap=softcap, xp=xp)
-    np.testing.assert_allclose(np.asarray(log_prob), expected, **CLOSE)
+    log_prob, hit = gold_log_probs(*place((hidden, head, labels), xp), softcap=softcap, xp=xp)
+    np.testing.assert_allclose(np.asarray(log_prob), expected, **close(xp))
     assert np.asarray(hit).tolist() == hits
 
 
@@ -60,13 +58,13 @@ def test_float32_stays_float32_and_close_to_float64(xp):
 
 @pytest.mark.clause("NU-5")
 def test_of_equal_logits_the_lowest_index_is_the_argmax(xp):
-    _, head, _ = example()
+    _, head, _ = example(widest(xp))
     head[7] = head[3]
     hidden = np.stack([head[3]] * 3) * 100
     labels = np.array([3, 7, 4])
     log_prob, hit = gold_log_probs(*map(xp.asarray, (hidden, head, labels)), xp=xp)
     assert np.asarray(hit).tolist() == [True, False, False]
-    np.testing.assert_allclose(np.asarray(log_prob)[:2], log(0.5), **CLOSE)
+    np.testing.assert_allclose(np.asarray(log_prob)[:2], log(0.5), **close(xp))
 
 
 @pytest.mark.clause("OB-10")
@@ -79,37 +77,43 @@ def test_logits_beyond_the_range_of_exp_stay_finite(xp):
 
 
 @pytest.mark.clause("NU-2")
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_logits_get_float32_statistics(dtype):
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_logits_get_float32_statistics(room, dtype):
     """Exact products: 16-bit inputs on a coarse grid, so that only the statistics can lose digits."""
     rng = np.random.default_rng(2)
     hidden, head = rng.integers(-2, 3, (9, 6)) / 2.0, rng.integers(-2, 3, (50, 6)) / 2.0
     labels = rng.integers(0, 50, 9)
-    narrow = [torch.tensor(x).to(dtype) for x in (hidden, head)]
-    log_prob, hit = gold_log_probs(*narrow, torch.tensor(labels), xp=torch_xp)
+    narrow = [room.array(x.astype(np.float32), dtype) for x in (hidden, head)]
+    log_prob, hit = gold_log_probs(*narrow, room.array(labels), xp=room.xp)
     expected, hits = reference(hidden, head, labels)
-    assert log_prob.dtype == torch.float32
-    np.testing.assert_allclose(log_prob.numpy(), expected, rtol=tolerances.FLOAT32, atol=tolerances.FLOAT32)
+    assert log_prob.dtype == room.xp.float32
+    np.testing.assert_allclose(
+        room.numpy(log_prob), expected, rtol=tolerances.FLOAT32, atol=tolerances.FLOAT32
+    )
     assert hit.tolist() == hits
 
 
 @pytest.mark.clause("OB-8")
-def test_gradient_is_softmax_minus_one_hot_through_the_head():
-    hidden, head, labels = map(torch.tensor, example())
-    hidden.requires_grad_()
-    log_prob, _ = gold_log_probs(hidden, head, labels, xp=torch_xp)
-    (-log_prob).sum().backward()
-    law = torch.softmax(hidden.detach() @ head.T, -1) - torch.nn.functional.one_hot(labels, 50)
-    bound = {"rtol": tolerances.GRADIENT_F64, "atol": tolerances.GRADIENT_F64}
-    np.testing.assert_allclose(hidden.grad.numpy(), (law @ head).numpy(), **bound)
+def test_gradient_is_softmax_minus_one_hot_through_the_head(room):
+    hidden, head, labels = narrowed(example(), room.xp)
+    rest = room.array(head), room.array(labels)
+
+    def loss(x):
+        return room.xp.sum(-gold_log_probs(x, *rest, xp=room.xp)[0])
+
+    found = room.gradient(loss, room.array(hidden))
+    logits = hidden.astype(np.float64) @ head.T
+    law = np.exp(logits - logits.max(-1, keepdims=True))
+    expected = (law / law.sum(-1, keepdims=True) - np.eye(50)[labels]) @ head
+    np.testing.assert_allclose(found, expected, **gradient_close(room.xp))
 
 
 @pytest.mark.clause("OB-1")
 @pytest.mark.parametrize("dtype", ["int32", "int64"])
 def test_labels_may_be_any_integers(xp, dtype):
-    hidden, head, labels = example()
+    hidden, head, labels = example(widest(xp))
     found, _ = gold_log_probs(*map(xp.asarray, (hidden, head, labels.astype(dtype))), xp=xp)
-    np.testing.assert_allclose(np.asarray(found), reference(hidden, head, labels)[0], **CLOSE)
+    np.testing.assert_allclose(np.asarray(found), reference(hidden, head, labels)[0], **close(xp))
 
 
 @pytest.mark.clause("OB-1")

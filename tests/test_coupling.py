@@ -4,11 +4,11 @@ Declared near-edge rule (RS-10): a row may differ only if one of its uniforms li
 threshold, relative to p(d) for the acceptance test and to the law's mass for a draw.
 """
 
-import array_api_compat.numpy as npx
-import array_api_compat.torch as txp
 import pytest
 
 from dspec.testing.coupling import check_coupling, edge_distance, random_case, reference
+from tests.namespaces import NAMESPACES
+from tests.rooms import of_rooms
 from tests.verifiers import MODES, core_verify
 
 REAL_V = 151_936
@@ -25,8 +25,9 @@ def test_small_vocabulary(xp, mode):
 
 @pytest.mark.clause("RS-10", "NU-1")
 @pytest.mark.parametrize("spread", (0.0, 2.0), ids=("flat", "peaked"))
-@pytest.mark.parametrize("namespace", (npx, txp), ids=("numpy", "torch"))
+@pytest.mark.parametrize("namespace", of_rooms(["numpy", "torch", "mlx"]))
 def test_real_vocabulary(namespace, spread):
+    namespace = NAMESPACES[namespace]
     verify = core_verify(namespace, "rejection")
     settings = {"rows": 6, "vocab": REAL_V, "num_drafts": 2, "seed": 4, "spread": spread}
     report = check_coupling(verify, xp=namespace, **settings)

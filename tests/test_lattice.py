@@ -1,21 +1,20 @@
 """The accept rules' laws on every namespace and dtype, by counting; tolerance zero."""
 
 import array_api_compat.numpy as npx
-import array_api_compat.torch as txp
 import pytest
 from hypothesis import given, settings
 
 from dspec.testing.lattice import check_lattice
 from dspec.testing.strategies import dyadic_instances
+from tests.namespaces import NAMESPACES, with_dtypes
 from tests.verifiers import MODES, core_verify
-
-DTYPES = ("float32", "float64")
 
 
 @pytest.mark.clause("RS-1", "RS-3", "RS-4", "RS-5", "RS-6", "RS-18", "NU-1")
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("namespace", "dtype"), with_dtypes())
 @pytest.mark.parametrize("mode", MODES)
-def test_counted_law_is_the_targets(xp, mode, dtype):
+def test_counted_law_is_the_targets(namespace, mode, dtype):
+    xp = NAMESPACES[namespace]
     report = check_lattice(core_verify(xp, mode), xp=xp, dtype=getattr(xp, dtype), mode=mode, count=4)
     assert report.passed, report
 
@@ -32,8 +31,7 @@ def test_counted_law_holds_on_instances_found_by_hypothesis(instance):
 @pytest.mark.clause("NU-2", "RS-12")
 @pytest.mark.parametrize("dtype", ("bfloat16", "float16"))
 @pytest.mark.parametrize("mode", MODES)
-def test_narrow_inputs_have_the_same_law(mode, dtype):
-    report = check_lattice(
-        core_verify(txp, mode), xp=txp, dtype=getattr(txp, dtype), mode=mode, seed=1, count=4
-    )
+def test_narrow_inputs_have_the_same_law(room, mode, dtype):
+    xp = room.xp
+    report = check_lattice(core_verify(xp, mode), xp=xp, dtype=getattr(xp, dtype), mode=mode, seed=1, count=4)
     assert report.passed, report

@@ -2,7 +2,6 @@
 
 from fractions import Fraction
 
-import array_api_compat.torch as txp
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -12,7 +11,7 @@ from dspec.core.types import Sampling
 from dspec.core.warp import warp
 from dspec.oracle.warp import keep_top_k, keep_top_p, normalised, warp_logits, warp_weights
 from dspec.testing.strategies import warps, weight_rows
-from tests.conftest import NAMESPACES
+from tests.namespaces import NAMESPACES, place, with_dtypes
 from tests.tolerances import FLOAT32, FLOAT64
 
 EDGE = Fraction(1, 10**5)
@@ -41,12 +40,11 @@ def core_law(weights, setting, namespace, dtype):
         top_p=float(setting.top_p),
         min_p=float(setting.min_p),
     )
-    return np.asarray(warp(xp.asarray(logits, dtype=getattr(xp, dtype)), sampling, xp=xp))[0]
+    return np.asarray(warp(xp.asarray(logits.astype(dtype)), sampling, xp=xp))[0]
 
 
 @pytest.mark.clause("RS-13", "NU-5")
-@pytest.mark.parametrize("dtype", ("float32", "float64"))
-@pytest.mark.parametrize("namespace", NAMESPACES)
+@pytest.mark.parametrize(("namespace", "dtype"), with_dtypes())
 @settings(deadline=None, max_examples=60)
 @given(data=st.data())
 def test_core_gives_the_witness_law(namespace, dtype, data):
@@ -94,18 +92,19 @@ def test_equal_tokens_are_kept_from_the_lowest_index(xp):
 
 
 @pytest.mark.clause("NU-2")
-def test_bfloat16_logits_are_widened_first():
+def test_bfloat16_logits_are_widened_first(room):
     """The law of bfloat16 logits is the float64 law of those same values, to float32 accuracy."""
-    logits = txp.asarray(3 * np.random.default_rng(0).standard_normal((1, 500)), dtype=txp.bfloat16)
-    got = warp(logits, Sampling(temperature=0.7, top_p=0.9), xp=txp)
+    values = 3 * np.random.default_rng(0).standard_normal((1, 500), dtype=np.float32)
+    logits = room.array(values, "bfloat16")
+    got = warp(logits, Sampling(temperature=0.7, top_p=0.9), xp=room.xp)
     needed = warp_logits(logits[0].tolist(), temperature=0.7, top_p=0.9)
-    assert got.dtype == txp.float32
-    assert np.abs(got[0].numpy() - np.asarray(needed)).max() <= FLOAT32
+    assert got.dtype == room.xp.float32
+    assert np.abs(room.numpy(got)[0] - np.asarray(needed)).max() <= FLOAT32
 
 
 @pytest.mark.clause("RS-17")
 def test_logits_are_not_modified(xp):
-    logits = xp.asarray(np.random.default_rng(1).standard_normal((3, 9)))
+    (logits,) = place([np.random.default_rng(1).standard_normal((3, 9))], xp)
     before = np.asarray(logits).copy()
     warp(logits, Sampling(temperature=0.5, top_k=4, top_p=0.8, min_p=0.1), xp=xp)
     assert np.array_equal(before, np.asarray(logits))
@@ -117,6 +116,6 @@ def test_a_bad_row_gives_no_law_and_leaves_others_alone(xp, bad):
     logits = np.zeros((2, 3))
     logits[1, 0] = bad
     with np.errstate(invalid="ignore"):
-        law = np.asarray(warp(xp.asarray(logits), Sampling(temperature=1.0, top_p=0.9), xp=xp))
+        law = np.asarray(warp(*place([logits], xp), Sampling(temperature=1.0, top_p=0.9), xp=xp))
     assert np.isnan(law[1]).any()
     assert law[0].sum() == pytest.approx(1)
