@@ -48,19 +48,38 @@ class CacheLayer:
             window_size: positions that one may see, itself included; None: all before it.
         """
         end = self._extent.end(N)
-        if window_size is None or window_size >= end:
-            if N == 1:
-                return None
-            if not return_array:
-                return "causal"
-        queries, keys = mx.arange(self._extent.length, end)[:, None], mx.arange(end)[None]
-        seen = keys <= queries
-        return seen if window_size is None else seen & (keys > queries - window_size)
+        return make_mask(self._extent.length, end, window=window_size, as_array=return_array)
 
     def _allocate(self, like: mx.array) -> mx.array:
         """Heads, widths and dtype are those of the first keys and values."""
         rows, heads, _, width = like.shape
         return mx.zeros((rows, heads, self._extent.capacity, width), dtype=like.dtype)
+
+
+def make_mask(start: int, end: int, *, window: int | None, as_array: bool = False) -> mx.array | str | None:
+    """Return which of the positions 0..end - 1 those from `start` on may see.
+
+    Args:
+        start: first position that asks.
+        end: one past the last.
+        window: positions that one may see, itself included; None: all before it.
+        as_array: an array in place of "causal".
+
+    Returns:
+        Booleans (end - start, end); "causal"; or None where one position sees them all.
+
+    Example:
+        >>> make_mask(1, 3, window=2).tolist()
+        [[True, True, False], [False, True, True]]
+    """
+    if window is None or window >= end:
+        if end - start == 1:
+            return None
+        if not as_array:
+            return "causal"
+    queries, keys = mx.arange(start, end)[:, None], mx.arange(end)[None]
+    seen = keys <= queries
+    return seen if window is None else seen & (keys > queries - window)
 
 
 class KeyValueCache:

@@ -1,0 +1,62 @@
+"""The weight files of a folder, checked before MLX reads them.
+
+`mx.load` accepts trailing bytes, overlaps and duplicate names, and mlx-lm reads every file that is
+called model*.safetensors, whatever the index says.
+"""
+
+from pathlib import Path
+
+from dspec.errors import CheckpointError, explain
+from dspec.io.strict_json import read_object
+from dspec.io.tensors import Entry, read_header
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+
+def check_shards(folder: Path) -> dict[str, Entry]:
+    """Return the tensors of a folder's weight files, once each.
+
+    Args:
+        folder: of a target.
+
+    Returns:
+        Entry by tensor name.
+
+    Raises:
+        CheckpointError: no safetensors, a malformed file, a tensor in two of them, or an index that says
+            something else than the files.
+    """
+    files = sorted(folder.glob("model*.safetensors"))
+    if not files:
+        needed = "weights as model.safetensors, or in several files with an index"
+        raise CheckpointError(explain(f"target {folder}", "no model*.safetensors", needed))
+    entries: dict[str, Entry] = {}
+    place: dict[str, str] = {}
+    for file in files:
+        for name, entry in read_header(file).items():
+            if name in entries:
+                found = f"{name[:200]} in {place[name]} too"
+                raise CheckpointError(explain(str(file), found, "every tensor in one file"))
+            entries[name], place[name] = entry, file.name
+    _check_index(folder, place)
+    return entries
+
+
+def _check_index(folder: Path, place: dict[str, str]) -> None:
+    """The index names every tensor's file; a single file needs none."""
+    index = folder / INDEX
+    if not index.is_file():
+        if set(place.values()) - {SINGLE}:
+            found = "weights in " + ", ".join(sorted(set(place.values()))[:5]) + " without an index"
+            raise CheckpointError(explain(str(folder), found, f"{INDEX} beside them"))
+        return
+    said = read_object(index).get("weight_map")
+    if not isinstance(said, dict):
+        raise CheckpointError(explain(str(index), "no weight_map", "the file of every tensor by its name"))
+    wrong = sorted(name for name in {*said, *place} if said.get(name) != place.get(name))
+    if wrong:
+        found = f"{wrong[0][:200]} in {said.get(wrong[0])!r}"
+        found += f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        needed = f"{place.get(wrong[0], 'no such tensor')!r}, where it lies"
+        raise CheckpointError(explain(str(index), found, needed))

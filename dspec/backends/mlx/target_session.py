@@ -1,0 +1,115 @@
+"""One request's target pass: prefill, score, rewind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
+
+from dspec.backends.layer_ids import check_layer_ids
+from dspec.backends.mlx.cache import KeyValueCache
+from dspec.backends.mlx.ops import exact_inference
+from dspec.backends.mlx.taps import tapped
+from dspec.backends.session_checks import check_prefill, check_score
+from dspec.core.types import Scores
+
+if TYPE_CHECKING:
+    from dspec.backends.mlx.target import Target
+
+# Tokens of a prefill pass: bounds the activations of a long prompt.
+PREFILL_CHUNK = 2048
+
+
+class TargetSession:
+    """The target and its cache, for one request; implements `protocol.TargetSession`.
+
+    Only the tapped layers' outputs are kept, and logits only where they are read. Nothing waits for the
+    device but a prompt of several chunks, between them.
+
+    Spec: DL-4, DL-6, DL-8, NU-6.
+
+    Args:
+        target: the model.
+        layer_ids: tapped layers; () gives no features.
+        capacity: most positions held.
+        chunk: tokens of a prefill pass.
+
+    Raises:
+        ConfigError: an id that is no layer, or no capacity.
+    """
+
+    def __init__(
+        self, target: Target, *, layer_ids: Sequence[int], capacity: int, chunk: int = PREFILL_CHUNK
+    ) -> None:
+        self._target = target
+        self._layer_ids = check_layer_ids(layer_ids, len(target.body.layers))
+        self._cache = KeyValueCache(len(target.body.layers), capacity=capacity)
+        self._chunk = chunk
+
+    @property
+    def length(self) -> int:
+        """Committed positions in the cache."""
+        return self._cache.length
+
+    def prefill(self, tokens: Sequence[int]) -> Scores:
+        """Read tokens after those read before.
+
+        Args:
+            tokens: at least one id in [0, V).
+
+        Returns:
+            Logits (1, 1, V) after the last of them, features (1, len(tokens), F) of all, or None.
+
+        Raises:
+            ShapeError: no tokens, or an id outside the vocabulary.
+            ConfigError: more positions than the capacity.
+        """
+        check_prefill(tokens, vocab_size=self._target.vocab_size)
+        ids = mx.array(list(tokens), dtype=mx.int32)[None]
+        start, features = self.length, []
+        with exact_inference():
+            try:
+                for first in range(0, ids.shape[1], self._chunk):
+                    # Unevaluated, the passes of all chunks would be in memory together.
+                    mx.eval(features, self._cache.arrays)
+                    hidden, tapped_states = self._read(ids[:, first : first + self._chunk])
+                    features.append(tapped_states)
+            except BaseException:
+                self.rewind(start)  # a failing call leaves no half of a prompt
+                raise
+            logits = self._target.logits(hidden[:, -1:])
+            return Scores(logits, mx.concatenate(features, axis=1) if self._layer_ids else None)
+
+    def score(self, anchor: int, draft_tokens: mx.array) -> Scores:
+        """Read the anchor and the drafts after it.
+
+        Args:
+            anchor: id in [0, V).
+            draft_tokens: (1, K) integer ids; K may be 0.
+
+        Returns:
+            Logits (1, K + 1, V), features (1, K + 1, F) or None.
+
+        Raises:
+            ShapeError: drafts that are not (1, K), or an anchor outside the vocabulary.
+            ConfigError: more positions than the capacity.
+        """
+        check_score(anchor, draft_tokens, vocab_size=self._target.vocab_size)
+        with exact_inference():
+            first = mx.full((1, 1), anchor, dtype=mx.int32)
+            ids = mx.concatenate([first, draft_tokens.astype(mx.int32)], axis=1)
+            hidden, features = self._read(ids)
+            return Scores(self._target.logits(hidden), features)
+
+    def rewind(self, length: int) -> None:
+        """Forget every position >= length."""
+        self._cache.rewind(length)
+
+    def _read(self, ids: mx.array) -> tuple[mx.array, mx.array | None]:
+        """Run the body over new positions; commit them once the pass has been laid out."""
+        body, cache = self._target.body, self._cache
+        hidden, caught = tapped(body, ids, self._layer_ids, cache=cache, stop=False)
+        cache.advance(ids.shape[1])
+        features = mx.concatenate([caught[i] for i in self._layer_ids], axis=-1) if self._layer_ids else None
+        return hidden, features
