@@ -12,6 +12,7 @@ from rich.console import Console
 from safetensors.numpy import load_file
 
 from dspec.acceptance import Acceptance
+from dspec.backends.training import fit
 from dspec.errors import CheckpointError, ConfigError, DataError, NumericsError
 from dspec.interrupt import Interrupt
 from dspec.io.checkpoints import step_folders
@@ -169,6 +170,38 @@ def test_settings_that_change_no_weight_may_change(room, target, tmp_path):
     train(room, target, config.replace(validate_every=1, save_every=1), output=tmp_path)
 
 
+def test_activations_made_again_give_the_same_weights(room, target, monkeypatch, tmp_path):
+    """To the bit, so that it is no other run: a run may go on with less memory."""
+    kind = room.drafter_layers.DrafterLayer
+    name = "forward" if room.name == "torch" else "__call__"
+    calls, inner = [], getattr(kind, name)
+    monkeypatch.setattr(kind, name, lambda self, *inputs: (calls.append(1), inner(self, *inputs))[1])
+    config = make_config(steps=2, layers=2)
+    kept, n_kept = train(room, target, config, output=tmp_path)["ltr"], len(calls)
+    again = train(room, target, config.replace(recompute=True))["ltr"]
+    assert n_kept == 2 * 2 and len(calls) - n_kept == 2 * n_kept, "each layer runs once more in the backward"
+    assert losses(kept) == losses(again) and same(weights(room, kept), weights(room, again))
+    train(room, target, config.replace(recompute=True), output=tmp_path)
+    calls.clear()
+    train(
+        room, target, config.replace(recompute=True, steps=1, validate_every=1), validation=make_examples(4)
+    )
+    assert len(calls) == 2 * 2 + 2, "a validation has no backward"
+
+
+def test_peak_memory_is_written_where_the_room_can_tell(room, target):
+    counted = {"torch": False, "mlx": True}[room.name]
+    result = train(room, target, make_config(steps=2), validation=make_examples(4))["ltr"]
+    assert ("peak_memory_bytes" in result.metrics) is counted
+    learners = {"ltr": make_learner(room, target, make_config(steps=2))}
+    here = {"read": room.micro_batch.MicroBatch.read, "peak_memory": iter([10, 30]).__next__, "quiet": True}
+    data = make_examples()
+    result = fit(target, learners, data, make_config(steps=2), validation=data[:4], **here)["ltr"]
+    written = [(line["event"], line.get("peak_memory_bytes")) for line in result.history]
+    assert written == [("train", 10), ("train", 30), ("validate", None)]
+    assert result.metrics["peak_memory_bytes"] == 30
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_a_checkpoint_and_leaves(room, target, tmp_path, monkeypatch, number):
     config = make_config(steps=6)
@@ -273,9 +306,12 @@ def test_the_display_shows_loss_tau_waste_rate_and_steps(terminal):
     console = Console(file=io.StringIO(), force_terminal=terminal, width=140)
     with TrainingDisplay(2, console=console) as display:
         display.step(1, {"ltr": {"loss": 2.5}}, tokens_per_s=1234.5)
-        display.step(2, {"ltr": {"loss": 2.25, "tau": 1.5, "waste": 0.25}}, tokens_per_s=1234.5)
+        assert "peak" not in console.file.getvalue()
+        figures = {"ltr": {"loss": 2.25, "tau": 1.5, "waste": 0.25}}
+        display.step(2, figures, tokens_per_s=1234.5, peak_memory_bytes=3_140_000_000)
     text = console.file.getvalue()
-    assert all(part in text for part in ("2/2", "loss 2.250", "τ 1.50", "waste 25%", "1,234 tok/s"))
+    parts = ("2/2", "loss 2.250", "τ 1.50", "waste 25%", "1,234 tok/s", "peak 3.1 GB")
+    assert all(part in text for part in parts)
     assert ("left" in text) is not terminal
 
 
