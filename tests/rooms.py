@@ -76,6 +76,10 @@ class Room:
 
         return self.numpy(mx.grad(function)(values))
 
+    def stop_gradient(self, array):
+        """The array as a constant to `gradient`."""
+        return array.detach() if self.name == "torch" else self.xp.stop_gradient(array)
+
 
 ROOMS = {name: Room(name) for name in PACKAGES}
 

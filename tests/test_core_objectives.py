@@ -19,9 +19,6 @@ assert set(PRESETS) <= set(CASES)
 REDUCTIONS = ("block_sum", "weighted_mean")
 every_case = pytest.mark.parametrize("text", CASES)
 every_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)
-STOP_GRADIENT = {"torch": torch.Tensor.detach}
-if ROOMS["mlx"].installed:
-    STOP_GRADIENT["mlx"] = ROOMS["mlx"].xp.stop_gradient
 
 
 def whole_value(objective, batch, xp, **extra):
@@ -35,8 +32,8 @@ def whole_weights(objective, batch, xp):
 def gradient(room, objective, log_prob, hit, mask):
     """Return the gradient of the value with respect to log_prob, by autograd in the widest dtype."""
     log_prob, *flags = place((log_prob, hit, mask), room.xp)
-    stop = {"stop_gradient": STOP_GRADIENT[room.name]}
-    return room.gradient(lambda x: whole_value(objective, (x, *flags), room.xp, **stop), log_prob)
+    stop = room.stop_gradient
+    return room.gradient(lambda x: whole_value(objective, (x, *flags), room.xp, stop_gradient=stop), log_prob)
 
 
 @pytest.mark.clause("OB-2")
@@ -90,8 +87,8 @@ def test_gradient_in_the_logits_is_that_of_the_weighted_cross_entropy(room, text
         return gather(x - top - xp.log(xp.sum(xp.exp(x - top), axis=-1, keepdims=True)), labels, xp=xp)
 
     def total(x):
-        stop = {"stop_gradient": STOP_GRADIENT[room.name]}
-        return whole_value(objective, (log_prob(x), xp.argmax(x, axis=-1) == labels, mask), xp, **stop)
+        batch = (log_prob(x), xp.argmax(x, axis=-1) == labels, mask)
+        return whole_value(objective, batch, xp, stop_gradient=room.stop_gradient)
 
     true = room.gradient(total, logits)
     hit = xp.argmax(logits, axis=-1) == labels
