@@ -1,7 +1,7 @@
 """A target's unembedding on MLX: one matrix, dense or quantised."""
 
 import mlx.core as mx
-from mlx import nn
+import mlx.nn as nn
 
 from dspec.errors import BackendUnavailable, explain
 

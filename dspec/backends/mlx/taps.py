@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
-from mlx import nn
+import mlx.nn as nn
 
 from dspec.backends.mlx.cache import KeyValueCache, make_mask
 

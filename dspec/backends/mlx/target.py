@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import mlx.core as mx
-from mlx import nn
+import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from dspec.backends.layer_ids import check_layer_ids

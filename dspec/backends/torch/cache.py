@@ -7,7 +7,6 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from dspec.backends.extent import Extent, check_capacity
-from dspec.backends.extent import at_least_zero as at_least_zero
 from dspec.errors import BackendUnavailable, explain
 
 # Layers whose whole state is the keys and values of past positions: forgetting is a change of length.

@@ -5,13 +5,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import cached_file
+from transformers import AutoModelForCausalLM
 
+from dspec.backends.tokenizer import read_tokenizer
 from dspec.errors import CheckpointError, explain
-
-# Any of these makes a tokenizer; without them transformers 5 would invent an empty one.
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
 
 def read_pretrained(source: str | Path, *, dtype: torch.dtype | None) -> tuple[Any, Any]:
@@ -31,29 +28,20 @@ def read_pretrained(source: str | Path, *, dtype: torch.dtype | None) -> tuple[A
     local = Path(source).is_dir()
     if not local and (isinstance(source, Path) or str(source).startswith((".", "/", "~"))):
         raise CheckpointError(explain("target", str(source), "an existing folder, or a hub id"))
-    options = {"trust_remote_code": False, "local_files_only": local}
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
-            str(source), dtype=dtype or "auto", use_safetensors=True, output_loading_info=True, **options
+            str(source),
+            dtype=dtype or "auto",
+            use_safetensors=True,
+            output_loading_info=True,
+            trust_remote_code=False,
+            local_files_only=local,
         )
-        tokenizer = AutoTokenizer.from_pretrained(str(source), **options) if _has_tokenizer(source) else None
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         needed = "a folder or hub id of a causal language model that transformers knows, in safetensors"
         raise CheckpointError(explain(f"target {source}", str(error), needed)) from error
     _refuse_missing(found, source)
-    return model, tokenizer
-
-
-def _has_tokenizer(source: str | Path) -> bool:
-    """Whether the folder or hub repository holds a tokenizer."""
-    if Path(source).is_dir():
-        return any((Path(source) / name).is_file() for name in TOKENIZER_FILES)
-    quiet = {
-        "_raise_exceptions_for_missing_entries": False,
-        "_raise_exceptions_for_connection_errors": False,
-        "_raise_exceptions_for_gated_repo": False,
-    }
-    return any(cached_file(str(source), name, **quiet) is not None for name in TOKENIZER_FILES)
+    return model, read_tokenizer(source)
 
 
 def _refuse_missing(found: dict[str, Any], source: str | Path) -> None:

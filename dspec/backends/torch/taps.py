@@ -6,8 +6,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dspec.errors import ConfigError, explain
-
 
 class _LastTap(Exception):
     """Raised by the deepest tap to leave the body."""
@@ -54,18 +52,3 @@ def tapped(
     finally:
         for handle in handles:
             handle.remove()
-
-
-def check_layer_ids(layer_ids: Sequence[int], num_layers: int) -> tuple[int, ...]:
-    """Return the ids as a tuple; one that is no layer of the target is a ConfigError.
-
-    Spec: BD-5.
-
-    Example:
-        >>> check_layer_ids([1, 3], 6)
-        (1, 3)
-    """
-    for layer_id in layer_ids:
-        if not 0 <= layer_id < num_layers:
-            raise ConfigError(explain("layer_ids", layer_id, f"ids in [0, {num_layers})", clause="BD-5"))
-    return tuple(layer_ids)

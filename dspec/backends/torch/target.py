@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dspec.backends.layer_ids import check_layer_ids
 from dspec.backends.target_digest import stride, target_digest
 from dspec.backends.torch.ops import check_placed, resolve_device, resolve_dtype
 from dspec.backends.torch.pretrained import read_pretrained
-from dspec.backends.torch.taps import check_layer_ids, tapped
+from dspec.backends.torch.taps import tapped
 from dspec.backends.torch.target_checks import check_model
 from dspec.backends.torch.target_facts import read_eos_ids, read_facts
 from dspec.backends.torch.target_session import TargetSession
@@ -42,8 +43,8 @@ class Target:
             model.config.get_text_config(decoder=True), "final_logit_softcapping", None
         )
         check_model(model, self.logits)
-        self.facts: TargetFacts = read_facts(model, name=name)
         self.eos_ids: frozenset[int] = read_eos_ids(model)
+        self.facts: TargetFacts = read_facts(model, eos_ids=self.eos_ids, name=name)
 
     @classmethod
     def load(
@@ -139,9 +140,7 @@ class Target:
             ConfigError: no layer ids, or an id that is no layer.
         """
         body = self.model.get_decoder()
-        layer_ids = check_layer_ids(layer_ids, len(body.layers))
-        if not layer_ids:
-            raise ConfigError(explain("layer_ids", "none", "at least one decoder layer", clause="BD-5"))
+        layer_ids = check_layer_ids(layer_ids, len(body.layers), some=True)
         # Not inference mode: its tensors could not take part in a training step.
         with torch.no_grad(), tapped(body.layers, layer_ids, stop=True) as caught:
             body(input_ids=ids, use_cache=False)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from dspec.backends.judge import check_ids
+from dspec.backends.layer_ids import check_layer_ids
+from dspec.backends.session_checks import check_prefill, check_score
 from dspec.backends.torch.cache import KeyValueCache
 from dspec.backends.torch.ops import exact_inference
-from dspec.backends.torch.taps import check_layer_ids, tapped
+from dspec.backends.torch.taps import tapped
 from dspec.core.types import Scores
-from dspec.errors import ShapeError, explain
 
 if TYPE_CHECKING:
     from dspec.backends.torch.target import Target
@@ -67,9 +67,7 @@ class TargetSession:
             ShapeError: no tokens, or an id outside the vocabulary.
             ConfigError: more positions than the capacity.
         """
-        if len(tokens) == 0:
-            raise ShapeError(explain("tokens", "none", "at least one token", clause="DL-1"))
-        check_ids(tokens, self._target.vocab_size, "tokens")
+        check_prefill(tokens, vocab_size=self._target.vocab_size)
         ids = torch.tensor(list(tokens), dtype=torch.int64, device=self._target.device)[None]
         start, features = self.length, []
         with exact_inference():
@@ -97,9 +95,7 @@ class TargetSession:
             ShapeError: drafts that are not (1, K), or an anchor outside the vocabulary.
             ConfigError: more positions than the capacity.
         """
-        if draft_tokens.ndim != 2 or draft_tokens.shape[0] != 1:
-            raise ShapeError(explain("draft_tokens", tuple(draft_tokens.shape), "(1, K)", clause="NT-4"))
-        check_ids([anchor], self._target.vocab_size, "anchor")
+        check_score(anchor, draft_tokens, vocab_size=self._target.vocab_size)
         with exact_inference():
             # Filled on the device: a copy of a host number would wait for the queue.
             first = torch.full((1, 1), anchor, dtype=torch.int64, device=self._target.device)
