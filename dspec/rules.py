@@ -13,6 +13,13 @@ ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 ROPE_KEYS = {"rope_type", "type", "rope_theta", "factor", "low_freq_factor", "high_freq_factor"}
 ROPE_KEYS |= {"original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow"}
 ROPE_KEYS |= {"mscale", "mscale_all_dim", "truncate"}
+# What a kind cannot do without. The rest has defaults, but for None as a length.
+ROPE_NEEDS = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    "yarn": ("factor",),
+}
 
 
 @dataclass(frozen=True)
@@ -67,11 +74,21 @@ TOKENS = Rule(
 
 def _is_rope(value: Any) -> bool:
     known = isinstance(value, Mapping) and set(value) <= ROPE_KEYS
-    return known and value.get("rope_type", value.get("type")) in ROPE_TYPES
+    kind = value.get("rope_type", value.get("type")) if known else None
+    if kind not in ROPE_TYPES:
+        return False
+    needed = [value.get(key) for key in ROPE_NEEDS[kind]]
+    needed += [value[key] for key in ("original_max_position_embeddings",) if key in value]
+    numbers = [value[key] for key in value.keys() - {"rope_type", "type", "truncate"}]
+    sound = all(number(0, above=True).accepts(v) for v in needed)
+    sound = sound and all(number(0).or_none().accepts(v) for v in numbers)
+    sound = sound and FLAG.or_none().accepts(value.get("truncate"))
+    return sound and (kind != "llama3" or value["low_freq_factor"] < value["high_freq_factor"])
 
 
 ROPE = Rule(
-    f"a mapping with keys of {', '.join(sorted(ROPE_KEYS))} and rope_type one of {', '.join(ROPE_TYPES)}",
+    f"a mapping with keys of {', '.join(sorted(ROPE_KEYS))}, rope_type one of {', '.join(ROPE_TYPES)}, and "
+    "numbers: linear and yarn need factor, llama3 factor and low_freq_factor < high_freq_factor",
     _is_rope,
 ).or_none()
 

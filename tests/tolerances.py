@@ -27,3 +27,10 @@ TRAINING_GRADIENT = 3e-5
 # Gradient of the gold operation in float32 on MLX without Metal, whose products add term by term: the
 # last roundings of 4,001 terms of size up to 4; measured 1.0e-5 where torch's blocked product has 6.6e-6.
 MLX_GOLD_GRADIENT = 2e-5
+# Rotary frequencies in float32 by another order of operations than transformers': 2^-23 times 4 roundings,
+# relative; measured 3.6e-7.
+FREQUENCIES_F32 = 5e-7
+# Cosine and sine of one float32 angle by two libraries, times a factor up to 2: 2^-23 times 8.
+ROTATION_F32 = 1e-6
+# Losses of one run in two rooms, relative, step by step: issue 3, "Must show".
+LOSS_CURVE = 1e-4

@@ -36,7 +36,7 @@ class Rotary:
 def frequencies(config: DrafterConfig) -> tuple[mx.array, float]:
     """Return (head_dim / 2,) float32 angles per position, and a factor on cosines and sines.
 
-    Those that transformers gives, whose own functions need torch; in float64 until the end.
+    Those that transformers gives, whose own functions need torch; in float64 but for the exponents.
 
     Spec: BD-6.
 
@@ -50,7 +50,9 @@ def frequencies(config: DrafterConfig) -> tuple[mx.array, float]:
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind not in KINDS:
         raise ConfigError(explain("rope_scaling", repr(kind), "one of " + ", ".join(KINDS), clause="BD-6"))
-    plain = config.rope_theta ** -(np.arange(0, config.head_dim, 2) / config.head_dim)
+    # The exponents are rounded as transformers rounds them: at base 1e6 that moves an angle by 4e-7 of it.
+    steps = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
+    plain = config.rope_theta ** -steps.astype(np.float64)
     found, scale = KINDS[kind](plain, scaling, config)
     return mx.array(found.astype(np.float32)), scale
 
@@ -90,7 +92,7 @@ def _yarn(plain: np.ndarray, scaling: Mapping[str, Any], config: DrafterConfig) 
     Source: arXiv 2309.00071, section 3.2.
     """
     trained, width = _trained_length(scaling, config), config.head_dim
-    factor = scaling["factor"] or config.max_position_embeddings / trained
+    factor = scaling["factor"]
     turns = scaling.get("beta_fast") or 32, scaling.get("beta_slow") or 1
     octaves = 2 * math.log(config.rope_theta)
     first, last = (width * math.log(trained / (n * 2 * math.pi)) / octaves for n in turns)
