@@ -208,9 +208,7 @@ class Learner:
             features = features.to(weight.dtype)
         with precision:
             inputs = (embeds, part.positions, self.drafter.fuse(features), part.context_positions, part.mask)
-            # Without a backward there is nothing to make again.
-            again = self.config.recompute and torch.is_grad_enabled()
-            return self.drafter(*inputs, recompute=again)
+            return self.drafter(*inputs, recompute=self.config.recompute)
 
     def _half(self, device: torch.device) -> bool:
         """Whether products run in bfloat16; the weights themselves stay float32."""
