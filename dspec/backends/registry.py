@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
+from dspec.backends.foreign import framework_of
 from dspec.backends.protocol import ArrayOps
 from dspec.errors import BackendUnavailable, ConfigError, explain
 
@@ -86,11 +87,9 @@ def _room_of(name: str, lent: Sequence[Any]) -> str:
 def _automatic(lent: Sequence[Any]) -> str | None:
     """Return the room of what is lent, else the one with the faster device here; None: neither is there."""
     for model in lent:
-        # By name, so that looking imports no framework: a model's class has one of these among its bases.
-        roots = {cls.__module__.removeprefix("dspec.backends.").split(".")[0] for cls in type(model).__mro__}
-        for room in PACKAGES:
-            if room in roots:
-                return room
+        room = framework_of(model)
+        if room is not None:
+            return room
     here = [room for room, package in PACKAGES.items() if find_spec(package) is not None]
     apple = sys.platform == "darwin" and platform.machine() == "arm64"
     order = ("mlx", "torch") if apple else ("torch", "mlx")
