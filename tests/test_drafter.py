@@ -244,3 +244,42 @@ def test_drafting_reads_nothing_back_on_torch(torch_pair):
     session = drafter.session(target, capacity=LENGTH + BLOCK)
     with NoWaiting():
         session.propose(5, 9, features[:, :9], Rule(room))
+
+
+@pytest.mark.mlx
+@pytest.mark.clause("DL-6")
+def test_drafting_on_mlx_waits_for_nothing_and_starts_the_device_on_the_draft(monkeypatch, tmp_path):
+    import mlx.core as mx
+
+    from tests.unreadable import unreadable
+
+    room, started = ROOMS["mlx"], []
+    target = open_target(room, "qwen3", tmp_path)
+    drafter = fresh(room, config_for(target))
+    monkeypatch.setattr(mx, "async_eval", lambda *arrays: started.extend(arrays))
+    session = drafter.session(target, capacity=LENGTH + BLOCK)
+    assert started, "what every proposal reads is made once, when the session opens"
+    started.clear()
+    draft = session.propose(5, 9, unreadable((1, 9, drafter.config.feature_size), tmp_path), Rule(room))
+    assert [array is draft.tokens for array in started] == [True]
+
+
+@pytest.mark.mlx
+def test_a_proposal_on_mlx_copies_no_cache(tmp_path):
+    import mlx.core as mx
+
+    room, capacity = ROOMS["mlx"], 1 << 16
+    target = open_target(room, "qwen3", tmp_path)
+    drafter = fresh(room, config_for(target))
+    features = mx.zeros((1, 4, drafter.config.feature_size))
+    session = drafter.session(target, capacity=capacity)
+    grown = []
+    for position in (4, 8, 12):
+        mx.synchronize()
+        mx.reset_peak_memory()
+        before = mx.get_active_memory()
+        mx.eval(session.propose(5, position, features, Rule(room)).tokens)
+        grown.append(mx.get_peak_memory() - before)
+    buffer = capacity * drafter.config.num_key_value_heads * drafter.config.head_dim * 4
+    # The first pass makes the buffers; from then on not even one of them is made again.
+    assert max(grown[1:]) < buffer / 8

@@ -76,6 +76,15 @@ def test_one_checkpoint_gives_the_same_hidden_states_in_both_rooms(tmp_path):
     np.testing.assert_allclose(*found, atol=FORWARD_F32, rtol=0)
 
 
+def test_a_loaded_drafter_needs_its_file_no_more(room, tmp_path):
+    written = fresh(room, PLAIN)
+    room.drafter.save_drafter(written, tmp_path)
+    read = room.drafter.load_drafter(tmp_path, device=room.device)
+    (tmp_path / FILE).write_bytes(b"")
+    ours, theirs = weights_of(room, read), weights_of(room, written)
+    assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+
+
 @pytest.mark.clause("BD-7")
 def test_weights_that_are_not_finite_are_named(room, tmp_path):
     room.drafter.save_drafter(fresh(room, PLAIN), tmp_path)

@@ -5,12 +5,14 @@ import json
 import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from dspec.errors import CheckpointError
-from dspec.io.checkpoints import check_tensors, read_config, read_header, tensor_shapes
+from dspec.io.checkpoints import check_tensors, read_config, read_header, tensor_shapes, write_tensors
 from dspec.io.strict_json import parse_object
 
 GOLDEN = Path(__file__).parent / "golden" / "dflash_tiny" / "drafter"
@@ -106,3 +108,21 @@ def test_flipped_header_bytes_never_raise_anything_else_nor_change_a_tensor(tmp_
 def test_any_bytes_are_an_object_or_refused(text):
     with contextlib.suppress(CheckpointError):
         assert isinstance(parse_object(text, where="x"), dict)
+
+
+@given(
+    shapes=st.dictionaries(
+        st.text(max_size=9), st.lists(st.integers(0, 3), max_size=3), min_size=1, max_size=4
+    ),
+    dtype=st.sampled_from([("F32", np.float32), ("F16", np.float16)]),
+)
+@settings(max_examples=100, deadline=None)
+def test_what_is_written_is_what_safetensors_writes(tmp_path_factory, shapes, dtype):
+    label, kind = dtype
+    shapes.pop("__metadata__", None)
+    tensors = {name: np.random.default_rng(0).random(shape).astype(kind) for name, shape in shapes.items()}
+    folder = tmp_path_factory.getbasetemp()
+    write_tensors(folder / "ours.safetensors", tensors, dtype=label)
+    save_file(tensors, folder / "theirs.safetensors", metadata={"format": "pt"})
+    ours, theirs = ((folder / f"{name}.safetensors").read_bytes() for name in ("ours", "theirs"))
+    assert ours == theirs

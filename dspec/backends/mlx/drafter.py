@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from mlx.utils import tree_flatten
 from dspec.backends.mlx.drafter_layers import DrafterLayer, Linear, Norm
 from dspec.backends.mlx.drafter_session import DrafterSession
 from dspec.backends.mlx.ops import DTYPES, resolve_device, resolve_dtype
-from dspec.backends.mlx.rotary import Rotary
+from dspec.backends.mlx.rotary import Rotary, Rotation
 from dspec.config import DrafterConfig
 from dspec.errors import CheckpointError, ShapeError, SpecViolation, explain
 from dspec.io.checkpoints import (
@@ -122,6 +123,8 @@ class Drafter(nn.Module):
         context: mx.array,
         context_positions: mx.array,
         mask: mx.array | None = None,
+        *,
+        recompute: bool = False,
     ) -> mx.array:
         """Return the final hidden states of block slots over a context, for training or checking.
 
@@ -134,6 +137,7 @@ class Drafter(nn.Module):
             context_positions: (B, S) integer positions of the context.
             mask: (B, Q, S + Q) or (B, 1, Q, S + Q) bool, context first, True where a slot may look;
                 None: everywhere.
+            recompute: keep only each layer's input for the backward and run the layer again there.
 
         Returns:
             (B, Q, D) after the final norm: the target's head turns them into logits.
@@ -144,14 +148,8 @@ class Drafter(nn.Module):
         rotation, context_rotation = self.rotary(positions, dtype), self.rotary(context_positions, dtype)
         hidden = block_embeds
         for layer in self.layers:
-            past = layer.self_attn.keys_values(context, context_rotation)
-
-            def join(
-                keys: mx.array, values: mx.array, past: tuple[mx.array, mx.array] = past
-            ) -> tuple[mx.array, mx.array]:
-                return mx.concatenate([past[0], keys], axis=2), mx.concatenate([past[1], values], axis=2)
-
-            hidden = layer(hidden, rotation, join, mask)
+            run = partial(_run, layer, (rotation, context_rotation), mask)
+            hidden = (nn.utils.checkpoint(layer, run) if recompute else run)(hidden, context)
         return self.norm(hidden)
 
     def session(self, target: Target, *, capacity: int) -> DrafterSession:
@@ -166,6 +164,23 @@ class Drafter(nn.Module):
             ConfigError: no capacity, or another device.
         """
         return DrafterSession(self, target, capacity=capacity)
+
+
+def _run(
+    layer: DrafterLayer,
+    rotations: tuple[Rotation, Rotation],
+    mask: mx.array | None,
+    hidden: mx.array,
+    context: mx.array,
+) -> mx.array:
+    """Return a layer's output, its slots looking at the whole context and, by the mask, at each other."""
+    rotation, context_rotation = rotations
+    past = layer.self_attn.keys_values(context, context_rotation)
+
+    def join(keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        return mx.concatenate([past[0], keys], axis=2), mx.concatenate([past[1], values], axis=2)
+
+    return layer(hidden, rotation, join, mask)
 
 
 def load_drafter(folder: str | Path, *, device: str = "auto", dtype: str | mx.Dtype = "auto") -> Drafter:
@@ -195,7 +210,7 @@ def load_drafter(folder: str | Path, *, device: str = "auto", dtype: str | mx.Dt
         [(name, _finite(tensors[name], f"{path}: {name}").astype(wanted)) for name in drafter.weights()]
     )
     drafter.eval()
-    # MLX reads a file when it is needed: by then it may be another one.
+    # Now, so that the weights as stored are let go with the file.
     mx.eval(drafter.parameters())
     return drafter
 
