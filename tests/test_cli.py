@@ -27,15 +27,17 @@ def run(capsys, *words):
     return status, out.out, out.err
 
 
-def test_generate_prints_one_json_object(capsys):
+def test_generate_prints_one_json_object(capsys, room):
     words = ("generate", TARGET, "--drafter", DRAFTER, "--prompt-ids", "101 101 100", "--json")
-    status, out, _ = run(capsys, *words, "--max-new-tokens", 12, "--backend", "cpu")
+    backend = ("--backend", room.device)
+    status, out, _ = run(capsys, *words, "--max-new-tokens", 12, *backend)
     found = json.loads(out)
     assert status == 0 and len(found["tokens"]) == 12 and sum(found["n_emitted"]) >= 11
     assert found["tau"] == sum(found["n_emitted"]) / len(found["n_emitted"])
-    alone = json.loads(run(capsys, *words[:2], *words[4:], "--max-new-tokens", 12, "--backend", "cpu")[1])
+    assert found["seconds"]["total"] > 0 and found["tokens_per_second"] > 0
+    alone = json.loads(run(capsys, *words[:2], *words[4:], "--max-new-tokens", 12, *backend)[1])
     assert alone["tokens"] == found["tokens"] and alone["n_emitted"] == [1] * 11
-    slow = json.loads(run(capsys, *words, "--max-new-tokens", 12, "--decoder", "autoregressive")[1])
+    slow = json.loads(run(capsys, *words, "--max-new-tokens", 12, "--decoder", "autoregressive", *backend)[1])
     assert slow["tokens"] == found["tokens"] and slow["n_emitted"] == [1] * 11
 
 
@@ -81,11 +83,11 @@ def test_every_training_setting_is_an_option(capsys):
         assert "--" + field.name.replace("_", "-") in out.replace("\n", "")
 
 
-def test_train_then_generate_with_the_trained_drafter(capsys, tmp_path):
+def test_train_then_generate_with_the_trained_drafter(capsys, tmp_path, room):
     lines = [json.dumps({"tokens": [i % 7 + 60 for i in range(40)]}) for _ in range(6)]
     (tmp_path / "data.jsonl").write_text("\n".join(lines))
     (tmp_path / "run.toml").write_text("block_size = 4\nlayers = 1\nmask_token_id = 299\nsteps = 9\n")
-    words = ("train", TARGET, tmp_path / "data.jsonl", "--output", tmp_path / "out", "--backend", "cpu")
+    words = ("train", TARGET, tmp_path / "data.jsonl", "--output", tmp_path / "out")
     options = (
         "--config",
         tmp_path / "run.toml",
@@ -95,6 +97,8 @@ def test_train_then_generate_with_the_trained_drafter(capsys, tmp_path):
         2,
         "--target-layer-ids",
         "1,3",
+        "--backend",
+        room.device,
     )
     status, out, _ = run(capsys, *words, *options, "--json")
     found = json.loads(out)
@@ -110,13 +114,25 @@ def test_train_then_generate_with_the_trained_drafter(capsys, tmp_path):
         "60 61",
         "--max-new-tokens",
         6,
+        "--backend",
+        room.device,
     )
     assert len(json.loads(run(capsys, *decode, "--json")[1])["tokens"]) == 6
 
 
-def test_check_names_backends_and_passes(capsys):
-    status, out, _ = run(capsys, "check", "--backend", "numpy", "--json")
-    assert status == 0 and json.loads(out)["numpy"]["passed"] is True
+@pytest.mark.parametrize("backend", ["numpy", pytest.param("mlx", marks=pytest.mark.mlx)])
+def test_check_names_backends_and_passes(capsys, backend):
+    status, out, _ = run(capsys, "check", "--backend", backend, "--json")
+    assert status == 0 and json.loads(out)[backend]["passed"] is True
+
+
+def test_bench_prints_a_table_and_writes_the_figures(capsys, tmp_path, room):
+    (tmp_path / "suite.jsonl").write_text('{"tokens": [101, 101, 100]}\n{"tokens": [60, 61]}\n')
+    words = ("bench", TARGET, DRAFTER, "--suite", tmp_path / "suite.jsonl", "--output", tmp_path / "out")
+    status, out, _ = run(capsys, *words, "--max-new-tokens", 8, "--backend", room.device)
+    found = json.loads((tmp_path / "out" / "bench.json").read_text())
+    assert status == 0 and f"{found['tau']:.3f}" in out and found["n_prompts"] == 2
+    assert found["seconds"]["total"] == pytest.approx(sum(p["seconds"]["total"] for p in found["prompts"]))
 
 
 def test_a_prompt_file_is_text_or_messages(tmp_path):
