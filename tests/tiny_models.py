@@ -1,5 +1,12 @@
 """Small transformers models with random weights: one a kind that dspec drives, and some it refuses."""
 
+import atexit
+import functools
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
 import torch
 import transformers as tf
 
@@ -36,6 +43,25 @@ DRIVEN = {
         tf.Gemma2Config(**GEMMA, **MIXED, final_logit_softcapping=3.0, query_pre_attn_scalar=16)
     ),
     "gemma3": lambda: tf.Gemma3ForCausalLM(tf.Gemma3TextConfig(**GEMMA, **MIXED, query_pre_attn_scalar=16)),
+}
+# Rotary scaling whose effect shows within a few positions.
+SCALED = {
+    "linear": {"rope_type": "linear", "factor": 3.0},
+    "llama3": {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 16,
+    },
+    "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16},
+    "yarn_betas": {
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "original_max_position_embeddings": 64,
+        "beta_fast": 16.0,
+        "beta_slow": 2.0,
+    },
 }
 REFUSED = {
     # name: (model, words of the message)
@@ -75,3 +101,31 @@ def make(kind):
     """A model with weights that depend on the kind alone."""
     torch.manual_seed(7)
     return DRIVEN[kind]() if kind in DRIVEN else REFUSED[kind][0]()
+
+
+@functools.cache
+def _root():
+    place = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    return Path(place)
+
+
+@functools.cache
+def folder(kind):
+    """The folder that transformers writes of `make(kind)`; written once a process, and not to be changed."""
+    make(kind).save_pretrained(_root() / kind)
+    return _root() / kind
+
+
+def changed(kind, place, **settings):
+    """A copy of `folder(kind)` at `place`, with other settings in its config.json; None takes one away."""
+    shutil.copytree(folder(kind), place)
+    values = json.loads((place / "config.json").read_text()) | settings
+    values = {name: value for name, value in values.items() if value is not None}
+    (place / "config.json").write_text(json.dumps(values))
+    return place
+
+
+def opened(kind, room):
+    """The room's target of `folder(kind)`."""
+    return room.target.Target.load(folder(kind), device=room.device)

@@ -21,6 +21,9 @@ BF16_GRADIENT = 6e-3
 # One network in float32 run with other shapes (cached, chunked, in blocks): 2^-23 times about 60 terms of
 # size 4 in each of 4 layers, on the tiny models of tests/tiny_models.py; measured 2e-6 to 1e-5.
 FORWARD_F32 = 1e-4
+# One network in float32 by two frameworks, relative to the largest entry: 2^-23 times 200 terms; states of
+# size 70 and logits of size 9 of the tiny models, measured up to 6e-6.
+TWO_FRAMEWORKS = 2.4e-5
 # Gradient of a whole drafter in float32 by two orders of summation, relative to its largest entry:
 # 2^-23 times about 200 terms of one sign a weight.
 TRAINING_GRADIENT = 3e-5
@@ -34,3 +37,5 @@ FREQUENCIES_F32 = 5e-7
 ROTATION_F32 = 1e-6
 # Losses of one run in two rooms, relative, step by step: issue 3, "Must show".
 LOSS_CURVE = 1e-4
+# AdamW by two programs over 20 steps of size up to 0.2 on weights of size 1: issue 3, owner's bound.
+ADAMW = 1e-6
