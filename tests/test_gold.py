@@ -64,9 +64,10 @@ def test_float32_log_probabilities_against_float64(room, softcap):
 
 
 @pytest.mark.clause("OB-10")
-def test_log_probabilities_keep_their_digits_over_a_real_vocabulary(room):
-    """151,936 terms: added one by one in float32 they are 9e-5 off."""
-    sizes = {"rows": 3, "width": 4, "vocab": 151_936}
+@pytest.mark.parametrize("vocab", [151_936, 151_937])
+def test_log_probabilities_keep_their_digits_over_a_real_vocabulary(room, vocab):
+    """Terms added one by one in float32 would be 9e-5 off."""
+    sizes = {"rows": 3, "width": 4, "vocab": vocab}
     ours, _ = room.gold.gold_log_probs(*problem(room, **sizes)[:3])
     exact, _ = core_gold_log_probs(*problem(TORCH, "float64", **sizes)[:3], xp=TORCH.xp)
     assert_close(room.numpy(ours), exact.numpy(), FLOAT32_LOG_PROB)
@@ -112,6 +113,16 @@ def test_a_narrow_head_keeps_the_gradient_of_rows_it_is_sure_of(room):
     assert ours[0].max() > -1e-3
     errors = np.linalg.norm(ours[2] - core[2], axis=1) / np.linalg.norm(core[2], axis=1)
     assert errors.max() < 2 * BF16_GRADIENT
+
+
+@pytest.mark.clause("NU-2")
+def test_a_float16_product_does_not_overflow_over_a_real_vocabulary(room):
+    """Equal logits: the row sum, 70,000, is beyond float16."""
+    _, head, labels, weights = problem(room, "float16", rows=2, width=2, vocab=70_000)
+    hidden = room.array(np.zeros((2, 2), dtype=np.float32))
+    _, _, grad = gradient(room, room.gold.gold_log_probs, hidden, head, labels, weights)
+    expected = room.numpy(weights)[:, None] * room.numpy(head)[room.numpy(labels)]  # the mean row is near 0
+    assert_close(grad, expected, 0.05)
 
 
 @pytest.mark.clause("NU-5")

@@ -21,7 +21,8 @@ class Linear(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         """Return (..., n_out) for (..., n_in)."""
-        return x @ self.weight.T
+        # In training a matrix may be narrower than what it meets, as under torch's autocast.
+        return x.astype(self.weight.dtype) @ self.weight.T
 
 
 class Norm(nn.Module):

@@ -46,8 +46,8 @@ def gold_log_probs(
         hidden: (R, D) floating, the drafter's last hidden states; the gradient flows here. Of the
             head's dtype, or float32 over a 16-bit head: then the gradient is float32 too.
         head: (V, D), the target's output weight, or a `Head`, of which a quantised one is multiplied
-            as it is; frozen. Products run in its dtype, statistics and unit gradients in float32
-            (float64 for float64). MLX cannot tell who wants a gradient: an array's is NaN here.
+            as it is; frozen. Products run in its dtype, statistics in float32 (float64 for float64).
+            MLX cannot tell who wants a gradient: an array's is NaN here.
         labels: (R,) integer ids in [0, V). MLX reads outside an array unchecked: whoever made the
             labels has checked them (the data path does, on the host).
         softcap: logits become softcap * tanh(logits / softcap); None leaves them.
@@ -190,4 +190,4 @@ def _unit_gradient(weights: mx.array, z: mx.array, head: Any, wide: mx.Dtype) ->
         # Dividing R x D numbers after the product is cheaper than R x V before it ...
         return head.back(weights) / z
     # ... but a 16-bit product needs entries of at most 1, or float16 overflows.
-    return head.back((weights / z).astype(head.dtype)).astype(wide)
+    return head.back((weights / z).astype(head.dtype))

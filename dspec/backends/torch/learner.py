@@ -25,9 +25,10 @@ from dspec.backends.learner import (
 from dspec.backends.torch.drafter import Drafter, save_drafter
 from dspec.backends.torch.micro_batch import MicroBatch
 from dspec.backends.torch.overrides import operation
+from dspec.backends.whole_batch import sums_ahead
 from dspec.config import TrainConfig
 from dspec.core import objectives
-from dspec.core.objectives import FirstError, Objective
+from dspec.core.objectives import Objective
 from dspec.schedule import learning_rate
 
 
@@ -88,8 +89,7 @@ class Learner:
     def forward(self, part: MicroBatch) -> Outcome:
         """Run the drafter over a micro-batch; only supervised slots reach the head."""
         # Never narrower than the head's product needs: a float16 gradient would underflow.
-        wide = torch.promote_types(self._head.dtype, torch.float32)
-        hidden = self._hidden(part).flatten(0, 1)[part.rows].to(wide)
+        hidden = self._hidden(part).flatten(0, 1)[part.rows].to(self._wide)
         gold, hit = self._gold_log_probs(hidden, self._head, part.labels, softcap=self._softcap, xp=xp)
         shape = part.supervised.shape
         log_prob = gold.new_zeros(shape.numel()).index_copy(0, part.slots, gold.detach())
@@ -112,7 +112,7 @@ class Learner:
         """
         config = self.config
         rate = learning_rate(self.step, peak=config.lr, steps=config.steps, warmup=config.warmup)
-        loss = self.backward(parts)
+        loss, _ = self.backward(parts)
         norm = torch.nn.utils.clip_grad_norm_(self.drafter.parameters(), config.clip)
         check_finite(float(loss), float(norm), step=self.step + 1)
         for group in self.optimizer.param_groups:
@@ -121,15 +121,16 @@ class Learner:
         self.step += 1
         return StepReport(float(loss), float(norm), rate)
 
-    def backward(self, parts: Sequence[MicroBatch]) -> Tensor:
-        """Fill the gradients of the objective over all parts; return its value, a 0-d tensor.
+    def backward(self, parts: Sequence[MicroBatch]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the objective's value over all parts, 0-d, and its gradients by name, the parameters' own.
 
-        The denominators of several parts must be known before the first backward. They follow from
-        the masks alone, except first_error's, which needs the drafter's hits: then every part runs
-        once more, without gradient, before.
+        The denominators of several parts must be known before the first backward: see `sums_ahead`.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        ahead = self._sums_ahead(parts) if len(parts) > 1 else None
+        ahead = None
+        if len(parts) > 1:
+            known = {"measure": self._measure_sums, "dtype": self._wide, "xp": xp}
+            ahead = sums_ahead(self.objective, parts, **known)
         seen: Any = 0
         for part in parts:
             outcome = self.forward(part)
@@ -140,7 +141,8 @@ class Learner:
             weights = objectives.weights(self.objective, *seen_by, whole, xp=xp)
             # The gradient of the objective, through the log-probabilities alone (OB-8).
             (weights.flatten()[part.slots] * -outcome.gold).sum().backward()
-        return objectives.value(self.objective, seen, xp=xp)
+        gradients = {name: weight.grad for name, weight in self.drafter.named_parameters()}
+        return objectives.value(self.objective, seen, xp=xp), gradients  # type: ignore[return-value]
 
     def evaluate(self, part: MicroBatch) -> Evaluation:
         """Measure the drafter on a micro-batch, without gradient."""
@@ -185,17 +187,13 @@ class Learner:
         """Return the objective's (T, 2) numerators and denominators over one micro-batch."""
         return objectives.sums(self.objective, outcome.log_prob, outcome.hit, part.supervised, xp=xp)
 
-    def _sums_ahead(self, parts: Sequence[MicroBatch]) -> Tensor:
-        """Return sums whose denominators are those of the whole batch; numerators mean nothing."""
-        if any(isinstance(term, FirstError) for term in self.objective.terms):
-            with torch.no_grad():
-                return sum(self.sums(self.forward(part), part) for part in parts)  # type: ignore[return-value]
-        return sum(self._sums_of_mask(part.supervised) for part in parts)  # type: ignore[return-value]
+    @property
+    def _wide(self) -> torch.dtype:
+        return torch.promote_types(self._head.dtype, torch.float32)
 
-    def _sums_of_mask(self, mask: Tensor) -> Tensor:
-        wide = torch.promote_types(self._head.dtype, torch.float32)
-        blank = torch.zeros(mask.shape, dtype=wide, device=mask.device)
-        return objectives.sums(self.objective, blank, mask, mask, xp=xp)
+    def _measure_sums(self, part: MicroBatch) -> Tensor:
+        with torch.no_grad():
+            return self.sums(self.forward(part), part)
 
     def _hidden(self, part: MicroBatch) -> Tensor:
         """Return the drafter's last hidden states (B, Q, D)."""
