@@ -229,7 +229,7 @@ class TrainConfig:
         choice("auto", "float32", "bfloat16"), "of the products; auto: bfloat16 on CUDA", "auto"
     )
     recompute: bool = setting(FLAG, "make activations again in the backward: less memory, slower", False)
-    backend: str = setting(choice("auto", "cuda", "cpu", "mps", "mlx"), "where to train", "auto")
+    backend: str = setting(choice("auto", "cuda", "cpu", "mps", "mlx"), "auto, cuda, cpu, mps or mlx", "auto")
 
     def __post_init__(self) -> None:
         check(self)
