@@ -9,7 +9,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding
 
 from dspec.errors import ConfigError
 from tests.tiny_drafters import PLAIN, fresh, narrowed
-from tests.tolerances import FLOAT64, FREQUENCIES_F32, ROTATION_F32
+from tests.tolerances import FLOAT32, FLOAT64, FREQUENCIES_F32, ROTATION_F32
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 YARN = {"rope_type": "yarn", "factor": 4.0}
@@ -84,6 +84,15 @@ def test_rotary_angles_are_those_of_transformers(room, scaling):
 def test_a_scaling_that_gives_no_angles_is_refused_when_it_is_set(scaling):
     with pytest.raises(ConfigError, match=r"^rope_scaling: got .*linear and yarn need factor"):
         dataclasses.replace(PLAIN, rope_scaling=scaling)
+
+
+@pytest.mark.clause("BD-6")
+def test_the_first_half_turns_towards_the_second(room):
+    x, angle = np.array([1.0, 2.0, 3.0, 5.0], np.float32), np.array([0.3, 0.7], np.float32)
+    cos, sin = (room.array(np.tile(f(angle), 2).reshape(1, 1, 1, 4)) for f in (np.cos, np.sin))
+    turned = room.numpy(room.rotary.rotate(room.array(x.reshape(1, 1, 1, 4)), (cos, sin))).ravel()
+    whole = (x[:2] + 1j * x[2:]) * np.exp(1j * angle)
+    np.testing.assert_allclose(turned, [*whole.real, *whole.imag], atol=FLOAT32, rtol=0)
 
 
 def test_a_narrow_drafter_keeps_wide_frequencies(room):
