@@ -297,3 +297,33 @@ def test_a_gradient_of_the_head_is_never_a_number_on_mlx():
     hidden, head, labels, weights = problem(MLX)
     found = MLX.gradient(lambda w: (weights * MLX.gold.gold_log_probs(hidden, w, labels)[0]).sum(), head)
     assert np.isnan(found).all()
+
+
+@pytest.mark.mlx
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_a_quantised_head_is_multiplied_as_it_is(softcap):
+    """Against its unpacked matrix: the products round differently, the codes are the same."""
+    from mlx import nn
+
+    hidden, head, labels, weights = problem(MLX, width=64, vocab=128, scale=0.2)
+    linear = nn.Linear(64, 128, bias=False)
+    linear.weight = head
+    packed = MLX.head.Head(nn.QuantizedLinear.from_linear(linear, group_size=32, bits=4))
+    ours = gradient(MLX, MLX.gold.gold_log_probs, hidden, packed, labels, weights, softcap=softcap, chunk=8)
+    plain = gradient(MLX, core_gold_log_probs, hidden, packed.weight, labels, weights, softcap=softcap)
+    dense = gradient(MLX, core_gold_log_probs, hidden, head, labels, weights, softcap=softcap)
+    assert_close(ours[0], plain[0], FLOAT32_LOG_PROB)
+    assert_close(ours[2], plain[2], MLX_GOLD_GRADIENT)
+    assert np.abs(ours[0] - dense[0]).max() > 1e-3  # 4 bits are not the matrix they were made of
+
+
+@pytest.mark.mlx
+@pytest.mark.parametrize("wrong", ["narrower", "shorter"])
+def test_a_quantised_head_that_does_not_fit_is_refused(wrong):
+    from mlx import nn
+
+    packed = MLX.head.Head(nn.QuantizedLinear(64, 128, bias=False, group_size=32, bits=4))
+    hidden = MLX.array(np.ones((3, 32 if wrong == "narrower" else 64), dtype=np.float32))
+    labels = MLX.array([0, 1] if wrong == "shorter" else [0, 1, 2])
+    with pytest.raises(ShapeError, match=r"\(128, 64\)"):
+        MLX.gold.gold_log_probs(hidden, packed, labels)

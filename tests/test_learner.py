@@ -356,3 +356,37 @@ def test_a_backward_leaves_the_weights_themselves_in_place(monkeypatch):
     with pytest.raises(ZeroDivisionError):
         learner.backward(parts)
     assert all(weight is before[name] for name, weight in learner.drafter.weights().items())
+
+
+@pytest.mark.mlx
+@pytest.mark.clause("NU-2")
+def test_only_products_run_in_bfloat16(monkeypatch):
+    """As under torch's autocast: matrices are narrow, gains and the residual stream are not."""
+    target, config = make_target(MLX), make_config(precision="bfloat16")
+    learner, seen = make_learner(MLX, target, config), set()
+    for kind in (MLX.drafter_layers.Linear, MLX.drafter_layers.Norm):
+        inner = kind.__call__
+
+        def spy(self, x, inner=inner):
+            made = inner(self, x)
+            seen.add((type(self).__name__, *(str(a.dtype).rpartition(".")[2] for a in (self.weight, made))))
+            return made
+
+        monkeypatch.setattr(kind, "__call__", spy)
+    learner.backward(read(MLX, target, config))
+    assert seen == {("Linear", "bfloat16", "bfloat16"), ("Norm", "float32", "float32")}
+
+
+@pytest.mark.mlx
+def test_a_learner_on_a_quantised_head_never_unpacks_it(monkeypatch):
+    from mlx import nn
+
+    target, config = make_target(MLX), make_config()
+    linear = nn.Linear(32, 97, bias=False)
+    linear.weight = target.head.weight
+    dense = gradient(MLX, make_learner(MLX, target, config), read(MLX, target, config))
+    target.head = MLX.head.Head(nn.QuantizedLinear.from_linear(linear, group_size=32, bits=8))
+    monkeypatch.setattr(type(target.head), "weight", property(lambda self: 1 / 0))
+    value, grads = gradient(MLX, make_learner(MLX, target, config), read(MLX, target, config))
+    assert value == pytest.approx(dense[0], rel=1e-3) and value != dense[0]
+    check_equal(grads, dense[1], atol=0.02)  # of 8 bits
