@@ -61,14 +61,12 @@ def read_pretrained(source: str | Path, *, dtype: str | mx.Dtype) -> tuple[Any, 
 
 def _read_values(folder: Path) -> dict[str, Any]:
     """config.json as it stands; one that asks for code of its own is refused."""
-    values = read_object(folder / "config.json")
-    for name in ("model_file", "auto_map"):
-        if values.get(name) is not None and name == "model_file":
-            remedy = "dspec runs no code of a checkpoint."
-            found = f"custom code: {name} {values[name]!r}"
-            raise CheckpointError(
-                explain(str(folder / "config.json"), found, "a model of mlx-lm's own", remedy=remedy)
-            )
+    where = folder / "config.json"
+    values = read_object(where)
+    if values.get("model_file") is not None:
+        remedy = "dspec runs no code of a checkpoint."
+        found = f"model_file {values['model_file']!r}: custom code"
+        raise CheckpointError(explain(str(where), found, "a model of mlx-lm's own", remedy=remedy))
     return values
 
 

@@ -29,51 +29,74 @@ def edit(path, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def test_facts_of_a_folder(folder):
+def weights_of(room, model):
+    """Every weight by name."""
+    if room.name == "torch":
+        return dict(model.named_parameters())
+    from mlx.utils import tree_flatten
+
+    return dict(tree_flatten(model.parameters()))
+
+
+def trained(room, model):
+    """The weights that a gradient would be taken for."""
+    if room.name == "torch":
+        return [weight for weight in model.parameters() if weight.requires_grad]
+    from mlx.utils import tree_flatten
+
+    return tree_flatten(model.trainable_parameters())
+
+
+def test_facts_of_a_folder(room, folder):
     edit(folder / "config.json", rope_theta=5e5)
     edit(folder / "generation_config.json", eos_token_id=[257, 10])
-    target = Target.load(folder, device="cpu")
+    target = room.target.Target.load(folder, device=room.device)
     facts = target.facts
     assert (facts.hidden_size, facts.vocab_size, facts.num_layers, facts.head_dim) == (64, 300, 6, 24)
     assert (facts.rope_theta, facts.rope_scaling, facts.dtype, facts.name) == (5e5, None, "float32", "tiny")
     assert target.eos_ids == {10, 257} and facts.eos_token_ids == (10, 257)
     assert (target.vocab_size, target.max_positions, target.tokenizer) == (300, 1024, None)
-    assert not any(p.requires_grad for p in target.model.parameters()) and not target.model.training
+    assert not trained(room, target.model) and not target.model.training
 
 
-def test_rotary_scaling_is_read(folder):
+def test_rotary_scaling_is_read(room, folder):
     scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256}
     edit(folder / "config.json", rope_scaling=scaling)
-    facts = Target.load(folder, device="cpu").facts
+    facts = room.target.Target.load(folder, device=room.device).facts
     assert {k: facts.rope_scaling[k] for k in scaling} == scaling
     assert facts.rope_theta == 10000.0 and "rope_theta" not in facts.rope_scaling
 
 
-def test_gemma_3_gives_the_rotary_base_of_its_full_attention():
-    model = tiny_models.make("gemma3")
-    assert (
-        Target(model).facts.rope_theta == model.config.rope_parameters["full_attention"]["rope_theta"] == 1e6
-    )
+def test_gemma_3_gives_the_rotary_base_of_its_full_attention(room):
+    config = tiny_models.make("gemma3").config
+    assert config.rope_parameters["full_attention"]["rope_theta"] == 1e6
+    assert tiny_models.opened("gemma3", room).facts.rope_theta == 1e6
 
 
-def test_without_a_generation_config_the_models_config_names_the_end(folder):
-    (folder / "generation_config.json").unlink()
-    assert Target.load(folder, device="cpu").eos_ids == {257}
+@pytest.mark.parametrize("spoil", [lambda f: f.unlink(), lambda f: edit(f, eos_token_id=None)])
+def test_without_a_word_of_the_generation_config_the_models_config_names_the_end(room, folder, spoil):
+    spoil(folder / "generation_config.json")
+    assert room.target.Target.load(folder, device=room.device).eos_ids == {257}
 
 
-def test_a_tokenizer_beside_the_model_is_loaded(folder):
+def test_a_tokenizer_beside_the_model_is_loaded(room, folder):
     words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1, "?": 2}, unk_token="?"))
     words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?").save_pretrained(folder)
-    assert Target.load(folder, device="cpu").tokenizer("b a c")["input_ids"] == [1, 0, 2]
+    target = room.target.Target.load(folder, device=room.device)
+    assert target.tokenizer("b a c")["input_ids"] == [1, 0, 2]
+    own = object()
+    assert room.target.Target.load(folder, device=room.device, tokenizer=own).tokenizer is own
 
 
 @pytest.mark.parametrize(("dtype", "expected"), [("auto", "float32"), ("bfloat16", "bfloat16")])
-def test_dtypes_of_a_loaded_target(folder, dtype, expected):
+def test_dtypes_of_a_loaded_target(room, folder, dtype, expected):
     edit(folder / "config.json", dtype="bfloat16")
-    target = Target.load(str(folder), device="cpu", dtype=dtype)
+    target = room.target.Target.load(str(folder), device=room.device, dtype=dtype)
     assert target.facts.dtype == expected
-    assert {p.dtype for p in target.model.parameters()} == {getattr(torch, expected)}
+    assert {weight.dtype for weight in weights_of(room, target.model).values()} == {
+        getattr(room.xp, expected)
+    }
 
 
 def test_auto_dtype_is_the_stored_one_on_an_accelerator():
@@ -106,11 +129,19 @@ def test_devices_are_counted(monkeypatch):
         resolve_device("cuda:2")
 
 
-def test_a_loaded_model_stays_as_it_is():
-    model = tiny_models.make("qwen3")
-    assert Target.load(model, device="cpu", dtype="float32").model is model
-    with pytest.raises(ConfigError, match=r"dtype: got bfloat16; needs torch\.float32, the model's"):
-        Target.load(model, dtype="bfloat16")
+def test_a_loaded_model_stays_as_it_is(room):
+    model = tiny_models.opened("qwen3", room).model
+    assert room.target.Target.load(model, device=room.device, dtype="float32").model is model
+    with pytest.raises(ConfigError, match=r"dtype: got bfloat16; needs .*float32, the model's"):
+        room.target.Target.load(model, dtype="bfloat16")
+    other = "mlx" if room.name == "torch" else "cpu"
+    with pytest.raises(ConfigError, match=f"device: got '?{other}'?; needs"):
+        room.target.Target.load(model, device=other)
+    with pytest.raises(ConfigError, match="target: got a list; needs a hub id, a folder"):
+        room.target.Target.load([])
+
+
+def test_a_model_on_another_device_is_not_moved():
     with pytest.raises(ConfigError, match="device: got cpu; needs meta"):
         Target.load(tiny_models.make("qwen3").to("meta"), device="cpu")
 
@@ -138,29 +169,32 @@ def remote_code(folder):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (drop_tensor, r"no or misshapen model\.layers\.6\."),
+        (drop_tensor, r"model\.layers\.6\."),
         (only_a_pickle, "safetensors"),
         (remote_code, "custom code|trust_remote_code|own"),
         (lambda f: (f / "config.json").unlink(), "config.json|model_type"),
-        (lambda f: (f / "model.safetensors").write_bytes(b"short"), "needs a folder or hub id"),
+        (
+            lambda f: (f / "model.safetensors").write_bytes(b"short"),
+            "needs a folder or hub id|not safetensors",
+        ),
     ],
 )
-def test_a_folder_that_is_no_sound_target_is_refused(folder, spoil, words):
+def test_a_folder_that_is_no_sound_target_is_refused(room, folder, spoil, words):
     spoil(folder)
     with pytest.raises(CheckpointError, match=words):
-        Target.load(folder, device="cpu")
+        room.target.Target.load(folder, device=room.device)
     assert not (folder / "ran").exists()
 
 
-def test_a_drafter_given_as_target_is_refused():
+def test_a_drafter_given_as_target_is_refused(room):
     with pytest.raises(CheckpointError, match="DFlash drafter is no target"):
-        Target.load(GOLDEN / "drafter", device="cpu")
+        room.target.Target.load(GOLDEN / "drafter", device=room.device)
 
 
 @pytest.mark.parametrize("source", ["./nowhere", Path("nowhere")])
-def test_a_missing_folder_is_not_looked_up_elsewhere(source):
+def test_a_missing_folder_is_not_looked_up_elsewhere(room, source):
     with pytest.raises(CheckpointError, match="needs an existing folder, or a hub id"):
-        Target.load(source, device="cpu")
+        room.target.Target.load(source, device=room.device)
 
 
 def test_arrays_travel_with_their_dtype():
