@@ -1,6 +1,5 @@
 """The fit loop: it learns, it repeats itself bit for bit, and it stops and goes on without a trace."""
 
-import io
 import json
 import os
 import shutil
@@ -8,18 +7,14 @@ import signal
 
 import numpy as np
 import pytest
-from rich.console import Console
 from safetensors.numpy import load_file
 
-from dspec.acceptance import Acceptance
 from dspec.backends.training import fit
-from dspec.errors import CheckpointError, ConfigError, DataError, NumericsError
+from dspec.errors import CheckpointError, ConfigError, NumericsError
 from dspec.interrupt import Interrupt
 from dspec.io.checkpoints import step_folders
 from dspec.io.examples import Example
-from dspec.progress import MetricsLog, TrainingDisplay
 from dspec.rng import Purpose, Stream
-from dspec.schedule import learning_rate
 from tests.tiny_training import make_config, make_drafter, make_examples, make_learner, make_target
 
 
@@ -263,56 +258,6 @@ def test_validation_does_not_draw_the_order_again(room, target, monkeypatch):
     monkeypatch.setattr(Stream, "generator", lambda self, *key: (drawn.append(key), inner(self, *key))[1])
     train(room, target, make_config(seed=77, steps=2), validation=make_examples(7, seed=9))
     assert drawn.count((Purpose.ORDER, 0)) == 1
-
-
-def test_tau_is_the_mean_accepted_prefix_plus_one_where_no_block_is_cut():
-    hit = np.random.default_rng(0).random((50, 5)) < 0.7
-    counts = Acceptance.count(hit[:20], np.ones((20, 5), bool)) + Acceptance.count(
-        hit[20:], np.ones((30, 5), bool)
-    )
-    prefix = [next((k for k, h in enumerate(row) if not h), 5) for row in hit]
-    assert counts.tau == pytest.approx(1 + np.mean(prefix))
-    wasted = sum(int(row[n:].sum()) for row, n in zip(hit, prefix))
-    assert counts.waste == wasted / hit.size
-
-
-def test_a_block_cut_by_the_end_of_its_text_is_no_error():
-    hit = np.ones((2, 3), dtype=bool)
-    mask = np.array([[True, True, True], [True, False, False]])
-    counts = Acceptance.count(hit & mask, mask)
-    assert counts.tau == 4.0 and counts.rates == (1.0, 1.0, 1.0) and counts.waste == 0
-
-
-def test_the_rate_rises_then_falls_to_nearly_zero():
-    rates = [learning_rate(s, peak=2.0, steps=100, warmup=0.1) for s in range(100)]
-    assert rates[9] == rates[10] == max(rates) == 2.0 and rates[0] == pytest.approx(0.2)
-    assert rates[10:] == sorted(rates[10:], reverse=True) and 0 < rates[-1] < 0.01
-    assert learning_rate(0, peak=2.0, steps=1, warmup=0.0) == 2.0
-
-
-def test_metrics_of_steps_after_the_checkpoint_are_dropped_and_half_a_line_too(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1}\n{"step": 2}\n{"st')
-    with MetricsLog(path, step=1) as log:
-        log.write({"step": 2, "loss": 0.5})
-        assert path.read_text() == '{"step": 1}\n{"step": 2, "loss": 0.5}\n'  # flushed, not closed yet
-    path.write_text('{"st\n{"step": 2}\n')
-    with pytest.raises(DataError, match="line 1"):
-        MetricsLog(path, step=2)
-
-
-@pytest.mark.parametrize("terminal", [False, True])
-def test_the_display_shows_loss_tau_waste_rate_and_steps(terminal):
-    console = Console(file=io.StringIO(), force_terminal=terminal, width=140)
-    with TrainingDisplay(2, console=console) as display:
-        display.step(1, {"ltr": {"loss": 2.5}}, tokens_per_s=1234.5)
-        assert "peak" not in console.file.getvalue()
-        figures = {"ltr": {"loss": 2.25, "tau": 1.5, "waste": 0.25}}
-        display.step(2, figures, tokens_per_s=1234.5, peak_memory_bytes=3_140_000_000)
-    text = console.file.getvalue()
-    parts = ("2/2", "loss 2.250", "τ 1.50", "waste 25%", "1,234 tok/s", "peak 3.1 GB")
-    assert all(part in text for part in parts)
-    assert ("left" in text) is not terminal
 
 
 def test_a_second_interrupt_acts_at_once():
