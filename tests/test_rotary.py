@@ -31,6 +31,7 @@ SCALINGS = [
     # Narrow ramps: the ends fall on one pair, or outside the head.
     {**YARN, **BEFORE, "beta_fast": 4, "beta_slow": 4, "truncate": False},
     {**YARN, "original_max_position_embeddings": 4},
+    {**YARN, "original_max_position_embeddings": 2**30, "beta_fast": 1e6},
     {**YARN, "factor": 0.5, "mscale": 2.0, "mscale_all_dim": 1.0, **BEFORE},
 ]
 
