@@ -1,4 +1,4 @@
-"""Train one drafter and decode with it, on the CPU or on a GPU, and record what was measured.
+"""Train one drafter and decode with it, on any backend, and record what was measured.
 
     python examples/train_and_decode.py --backend cuda --output benchmarks/results/train_and_decode_cuda.json
 
@@ -14,12 +14,10 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import torch
-
 import dspec
 from dspec.demo.settings import TRAIN, shipped_target
 from dspec.evaluation.bench import run_suite
-from dspec.evaluation.machine import describe_machine, describe_versions
+from dspec.evaluation.machine import describe_device, describe_machine, describe_versions
 from dspec.evaluation.suites import load_suite
 
 
@@ -73,7 +71,8 @@ def decode(options: argparse.Namespace, folder: str) -> dict[str, Any]:
     }
     kept = ("n_prompts", "n_tokens", "n_passes", "tau", "alpha", "tokens_per_second", "seconds")
     figures = {name: {key: run.as_dict()[key] for key in kept} for name, run in runs.items()}
-    return {**figures, "exactness": str(dspec.check_exactness(engine)), "device": str(engine.target.device)}
+    device = describe_device(engine.target, backend=options.backend)
+    return {**figures, "exactness": str(dspec.check_exactness(engine)), "device": device}
 
 
 def main() -> None:
@@ -82,10 +81,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         metrics, seconds = train(options, folder)
         figures = decode(options, folder)
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     report = {
         "command": " ".join(["python", *sys.argv]),
-        "machine": {**describe_machine(), "gpu": gpu},
+        "machine": describe_machine(),
         "versions": describe_versions(),
         "training": {"seconds": seconds, **metrics},
         "decoding": figures,

@@ -197,6 +197,8 @@ def test_settings_reach_the_training_run():
     assert (config.steps, config.seed, config.block_size, config.layers) == (80, 3, 8, 2)
     assert config.lr == 2e-3
     assert config.validate_every == 20
+    quick = DemoSettings().quick().train_config(backend="cpu")
+    assert quick.validate_every == 0, "one validation, at the end: each reads the text of eight steps"
 
 
 def test_four_learners_leave_the_training_bar_whole():

@@ -5,6 +5,7 @@ import gzip
 import importlib
 import json
 import pkgutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from dspec.errors import ConfigError, DataError
 from dspec.evaluation import report
 from dspec.evaluation.bench import run_suite
 from dspec.evaluation.bootstrap import bounds, interval, mean_over_domains, resampled_taus
-from dspec.evaluation.machine import describe_machine, describe_versions
+from dspec.evaluation.machine import describe_device, describe_machine, describe_versions
 from dspec.evaluation.suites import DOMAINS, Suite, load_suite
 
 CYCLE = np.eye(4)[[1, 2, 3, 0]][None]  # after token a comes a + 1 mod 4, surely
@@ -220,10 +221,26 @@ def test_the_machine_is_described_without_naming_it():
     assert describe_versions()["numpy"] == np.__version__
 
 
-@pytest.mark.parametrize("room", ["dspec.evaluation", "dspec.demo"])
-def test_examples_of_docstrings_hold(room):
-    package = importlib.import_module(room)
-    names = [f"{room}.{module.name}" for module in pkgutil.iter_modules(package.__path__)]
+@pytest.mark.mlx
+@pytest.mark.parametrize(("metal", "words"), [(True, "mlx on Metal: "), (False, "mlx on the CPU: ")])
+def test_the_device_of_mlx_is_metal_or_the_cpu_by_name(monkeypatch, metal, words):
+    monkeypatch.setattr("dspec.backends.mlx.hardware.on_metal", lambda: metal)
+    found = describe_device(None, backend="mlx")
+    assert found.startswith(words) and len(found) > len(words)
+    assert describe_versions()["mlx-lm"] and describe_versions()["mlx"]
+
+
+@pytest.mark.parametrize(("kind", "words"), [("cpu", "cpu"), ("mps", "mps"), ("cuda", "cuda: A GPU")])
+def test_the_device_of_torch_is_named(monkeypatch, kind, words):
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "A GPU")
+    target = SimpleNamespace(device=SimpleNamespace(type=kind))
+    assert describe_device(target, backend="cpu") == words
+
+
+@pytest.mark.parametrize("package", ["dspec.evaluation", "dspec.demo"])
+def test_examples_of_docstrings_hold(package):
+    folder = importlib.import_module(package).__path__
+    names = [f"{package}.{module.name}" for module in pkgutil.iter_modules(folder)]
     results = [doctest.testmod(importlib.import_module(name)) for name in names]
     assert sum(result.attempted for result in results) >= 5
     assert not any(result.failed for result in results)
