@@ -42,7 +42,7 @@ class Namespace:
         """Return the indices that sort an axis; equal entries stay in order, whatever `stable` says.
 
         MLX does not promise that: its CPU sort compares indices where values are equal, its Metal
-        sort merges with the left part first. tests/test_mlx_hazards.py would see it change.
+        sort merges with the left part first. tests/test_hazards.py would see it change.
         """
         return mx.argsort(x, axis=axis)
 
