@@ -211,7 +211,7 @@ class Learner:
             own = self.sums(outcome, part)
             seen_by = (outcome.log_prob, outcome.hit, part.supervised)
             whole = own if ahead is None else ahead
-            held = mx.stop_gradient(objectives.weights(self.objective, *seen_by, whole, xp=xp))
+            held = objectives.weights(self.objective, *seen_by, whole, xp=xp)
             # The gradient of the objective, through the log-probabilities alone (OB-8).
             return (held.flatten()[part.slots] * -outcome.gold).sum(), own
 
