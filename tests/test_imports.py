@@ -16,6 +16,7 @@ BACKEND = {"numpy", "dspec.core", "dspec.io", "dspec.config", "dspec.rng", "dspe
 BACKEND |= {"dspec.backends.judge", "dspec.backends.session_checks", *(f"dspec.{name}" for name in RUN)}
 BACKEND |= {f"dspec.backends.{name}" for name in ("extent", "layer_ids", "model_config", "tokenizer")}
 BACKEND |= {f"dspec.backends.{name}" for name in ("examples", "hub", "learner", "run_state", "training")}
+BACKEND |= {"dspec.backends.whole_batch"}
 BACKEND |= {"dspec.backends.target_digest"}
 BACKEND |= {"dspec.backends.foreign"}
 # room -> what it may import beside the standard library, itself and dspec.errors. The longest room counts.
