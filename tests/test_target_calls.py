@@ -200,6 +200,21 @@ def test_sessions_of_two_threads_do_not_see_each_others_taps():
         assert np.abs(out[name][1][0] - logits[-1:]).max() <= TWO_FRAMEWORKS * 100
 
 
+@pytest.mark.mlx
+@pytest.mark.parametrize(("chunk", "evaluated"), [(2, True), (8, False)])
+def test_a_long_prompt_is_evaluated_chunk_by_chunk(chunk, evaluated):
+    """Else the passes of all chunks would be in memory together; the last is left to who reads it."""
+    import mlx.core as mx
+
+    target = tiny_models.opened("qwen3", MLX)
+    session = MLX.target_session.TargetSession(target, layer_ids=TAPS, capacity=20_000, chunk=chunk)
+    buffers = 2 * 4 * 2 * 20_000 * 16 * 4  # keys and values, layers, heads, positions, width, bytes
+    mx.synchronize()
+    before = mx.get_active_memory()
+    session.prefill([4, 5, 6])
+    assert (mx.get_active_memory() - before > buffers / 2) is evaluated
+
+
 def test_no_taps_give_no_features(room, qwen):
     session = qwen.session(capacity=4)
     assert session.prefill([4, 5]).features is None

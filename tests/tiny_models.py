@@ -44,6 +44,19 @@ DRIVEN = {
     ),
     "gemma3": lambda: tf.Gemma3ForCausalLM(tf.Gemma3TextConfig(**GEMMA, **MIXED, query_pre_attn_scalar=16)),
 }
+# Recurrent layers and attention in turn: driven on MLX alone.
+HYBRID = {
+    "qwen3_5": lambda: tf.Qwen3_5ForCausalLM(
+        tf.Qwen3_5TextConfig(
+            **GEMMA,
+            linear_num_key_heads=2,
+            linear_num_value_heads=4,
+            linear_key_head_dim=8,
+            linear_value_head_dim=8,
+            layer_types=["linear_attention", "full_attention"] * 2,
+        )
+    ),
+}
 # Rotary scaling whose effect shows within a few positions.
 SCALED = {
     "linear": {"rope_type": "linear", "factor": 3.0},
@@ -100,7 +113,8 @@ REFUSED = {
 def make(kind):
     """A model with weights that depend on the kind alone."""
     torch.manual_seed(7)
-    return DRIVEN[kind]() if kind in DRIVEN else REFUSED[kind][0]()
+    made = DRIVEN | HYBRID
+    return made[kind]() if kind in made else REFUSED[kind][0]()
 
 
 @functools.cache

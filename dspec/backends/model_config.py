@@ -112,10 +112,13 @@ def eos_ids_of(*words: Any) -> frozenset[int]:
 
 
 def rope_of(config: Any) -> dict[str, Any]:
-    """Return rotary settings in one flat dict, rope_theta among them; without scaling nothing else."""
+    """Return rotary settings in one flat dict, rope_theta among them; without scaling nothing else.
+
+    That a target turns a part of each head only, or takes positions of images, is not its drafter's affair.
+    """
     rope = dict(getattr(config, "rope_parameters", None) or {})
     # Gemma 3 keeps one set for each kind of layer; the drafter's attention is full.
     rope = dict(rope.get("full_attention", rope))
     if rope.get("rope_type", "default") == "default":
-        rope.pop("rope_type", None)
+        return {"rope_theta": rope["rope_theta"]} if "rope_theta" in rope else {}
     return rope

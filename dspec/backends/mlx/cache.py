@@ -1,8 +1,11 @@
 """Preallocated keys and values: written in place, forgotten by a change of length."""
 
+from collections.abc import Collection
+
 import mlx.core as mx
 
 from dspec.backends.extent import Extent, check_capacity
+from dspec.backends.mlx.replay import RecurrentLayer
 
 
 class CacheLayer:
@@ -92,6 +95,8 @@ class KeyValueCache:
     Args:
         n_layers: decoder layers of the model.
         capacity: most positions held, >= 1.
+        recurrent: 0-based layers that hold a state in place of keys and values; `rewind` leaves it, see
+            `replay.Replay`.
 
     Raises:
         ConfigError: the capacity is below 1, or a pass runs past it.
@@ -105,9 +110,12 @@ class KeyValueCache:
         (3, 1)
     """
 
-    def __init__(self, n_layers: int, *, capacity: int) -> None:
+    def __init__(self, n_layers: int, *, capacity: int, recurrent: Collection[int] = ()) -> None:
         self._extent = Extent(capacity)
-        self.layers = [CacheLayer(self._extent) for _ in range(n_layers)]
+        self.layers = [
+            RecurrentLayer() if i in recurrent else CacheLayer(self._extent) for i in range(n_layers)
+        ]
+        self.recurrent = [layer for layer in self.layers if isinstance(layer, RecurrentLayer)]
 
     @property
     def length(self) -> int:
@@ -118,6 +126,10 @@ class KeyValueCache:
     def arrays(self) -> list[mx.array]:
         """Every layer's buffers, to evaluate them."""
         return [buffer for layer in self.layers for buffer in layer.arrays]
+
+    def check_room(self, added: int) -> None:
+        """Raise a ConfigError unless `added` positions fit."""
+        self._extent.end(added)
 
     def advance(self, added: int) -> None:
         """Commit positions that a finished pass wrote."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from mlx_lm.models import gemma, gemma2, gemma3_text, llama, qwen2, qwen3, qwen3_moe
+from mlx_lm.models import gemma, gemma2, gemma3_text, llama, qwen2, qwen3, qwen3_5, qwen3_moe
 
 from dspec.errors import BackendUnavailable, explain
 
@@ -50,6 +50,7 @@ class Kind:
             there is a window; "none".
         scaled: embeddings are multiplied by the root of their width.
         array_masks: attention knows no mask called "causal".
+        nested: the module's arguments hold those of the language model as `text_config`.
     """
 
     module: ModuleType
@@ -60,6 +61,12 @@ class Kind:
     windows: str = "none"
     scaled: bool = False
     array_masks: bool = False
+    nested: bool = False
+
+    @property
+    def arguments(self) -> type:
+        """The class of what the language model is built of."""
+        return self.module.TextModelArgs if self.nested else self.module.ModelArgs
 
 
 _PLAIN = {"hidden_act": SILU, "attention_bias": (False,)}
@@ -99,7 +106,12 @@ KINDS = {
         windows="layer_types",
         scaled=True,
     ),
+    "qwen3_5_text": Kind(
+        qwen3_5, qwen3_5.Model, _PLAIN, ropes=("default",), windows="layer_types", nested=True
+    ),
 }
+# Configs of several models, of which dspec drives the one for text.
+WHOLE = {"qwen3_5": "qwen3_5_text"}
 
 
 def kind_of(model_type: str) -> Kind:
@@ -136,10 +148,38 @@ def windows_of(config: Any) -> tuple[int | None, ...]:
     kind, window = kind_of(config.model_type), getattr(config, "sliding_window", None)
     if kind.windows == "layer_types":
         spans = {"full_attention": None, "sliding_attention": window}
+        spans |= {"linear_attention": None} if kind.nested else {}
         others = set(config.layer_types) - set(spans)
         _refuse(config, bool(others), "layers of kind " + ", ".join(sorted(others)), ", ".join(spans))
         return tuple(spans[layer_type] for layer_type in config.layer_types)
     return (window if kind.windows == "all" else None,) * config.num_hidden_layers
+
+
+def language_of(config: Any) -> Any:
+    """Return the config of the language model alone.
+
+    Args:
+        config: of transformers.
+
+    Raises:
+        BackendUnavailable: of a kind that has not been compared, or whose parts contradict each other.
+    """
+    kind_of(WHOLE.get(config.model_type, config.model_type))
+    text = config.get_text_config(decoder=True)
+    ties = (config.tie_word_embeddings, text.tie_word_embeddings)
+    _refuse(config, ties[0] != ties[1], f"tie_word_embeddings {ties[0]}", f"{ties[1]}, as text_config says")
+    return text
+
+
+def recurrent_of(config: Any) -> frozenset[int]:
+    """Return the layers that hold a state in place of keys and values."""
+    kinds = getattr(config, "layer_types", None) or ()
+    return frozenset(i for i, kind in enumerate(kinds) if kind == "linear_attention")
+
+
+def inner(model: Any) -> Any:
+    """Return the language model of an mlx-lm model, which may be the model itself."""
+    return getattr(model, "language_model", model)
 
 
 def arguments_of(config: Any) -> dict[str, Any]:
@@ -160,7 +200,7 @@ def arguments_of(config: Any) -> dict[str, Any]:
         _refuse(config, got not in values, f"{name} {got!r}", " or ".join(map(repr, values)))
     for name in kind.set_fields:
         _refuse(config, getattr(config, name, None) is None, f"no {name}", "a number")
-    fields = inspect.signature(kind.module.ModelArgs).parameters
+    fields = inspect.signature(kind.arguments).parameters
     width = config.hidden_size // config.num_attention_heads
     other_width = "head_dim" not in fields and (getattr(config, "head_dim", None) or width) != width
     _refuse(config, other_width, "a head_dim of its own", f"{width}, hidden_size by heads")
@@ -176,13 +216,22 @@ def arguments_of(config: Any) -> dict[str, Any]:
 def _rotary(config: Any, kind: Kind) -> dict[str, Any]:
     """Rotary settings by mlx-lm's names."""
     rope = config.rope_parameters
+    if kind.nested:
+        share = (rope or {}).get("partial_rotary_factor", 1.0)
+        # Of text alone all three sections of a position are the same number.
+        plain = {name: rope[name] for name in rope if name not in ("mrope_section", "mrope_interleaved")}
+        base = _rope(config, {**plain, "partial_rotary_factor": 1.0}, kind.ropes)["rope_theta"]
+        made = {"type": "default", "rope_theta": base, "partial_rotary_factor": share}
+        found = {"rope_theta": base, "partial_rotary_factor": share, "rope_scaling": None}
+        found["rope_parameters"] = made
+        return found | {"full_attention_interval": _pattern(config, "linear_attention")}
     if kind.module is gemma3_text:
         near = _rope(config, rope.get("sliding_attention"), ("default",))
         far = _rope(config, rope.get("full_attention"), kind.ropes)
         return {
             **far,
             "rope_local_base_freq": near["rope_theta"],
-            "sliding_window_pattern": _pattern(config),
+            "sliding_window_pattern": _pattern(config, "sliding_attention"),
         }
     return _rope(config, rope, kind.ropes)
 
@@ -204,16 +253,16 @@ def _rope(config: Any, rope: Any, allowed: tuple[str, ...]) -> dict[str, Any]:
     return {"rope_theta": base, "rope_scaling": None if kind == "default" else scaling}
 
 
-def _pattern(config: Any) -> int:
-    """Return n where every nth layer is full and the others slide: all that mlx-lm's Gemma 3 can be."""
+def _pattern(config: Any, other: str) -> int:
+    """Return n where every nth layer is full and the rest are not: all that mlx-lm's models can be."""
     kinds = config.layer_types
-    found = next((n for n in range(1, len(kinds) + 1) if kinds == _every(n, len(kinds))), 0)
-    _refuse(config, not found, f"layer_types {kinds}", "every nth layer full, the others sliding")
+    found = next((n for n in range(1, len(kinds) + 1) if kinds == _every(n, len(kinds), other)), 0)
+    _refuse(config, not found, f"layer_types {kinds}", f"every nth layer full, the rest {other}")
     return found
 
 
-def _every(n: int, count: int) -> list[str]:
-    return ["sliding_attention" if (i + 1) % n else "full_attention" for i in range(count)]
+def _every(n: int, count: int, other: str) -> list[str]:
+    return [other if (i + 1) % n else "full_attention" for i in range(count)]
 
 
 def _refuse(config: Any, wrong: bool, found: str, needed: str) -> None:

@@ -8,7 +8,7 @@ import mlx.core as mx
 from mlx_lm.utils import load_model
 
 from dspec.backends.hub import fetch
-from dspec.backends.mlx.model_kinds import arguments_of, kind_of
+from dspec.backends.mlx.model_kinds import arguments_of, inner, kind_of, language_of
 from dspec.backends.mlx.ops import resolve_dtype
 from dspec.backends.mlx.shards import check_shards
 from dspec.backends.model_config import read_config
@@ -43,7 +43,7 @@ def read_pretrained(source: str | Path, *, dtype: str | mx.Dtype) -> tuple[Any, 
     folder = fetch(source, PATTERNS, what="target")
     values = _read_values(folder)
     entries = check_shards(folder)
-    config = read_config(folder)
+    config = language_of(read_config(folder))
     arguments = arguments_of(config)
     quantised = _check_packing(values, folder)
     if quantised and dtype != "auto":
@@ -89,6 +89,8 @@ def _build(folder: Path, config: Any, arguments: dict[str, Any]) -> Any:
     """The model with its weights, lazily read."""
     kind = kind_of(config.model_type)
     classes = (kind.model, kind.module.ModelArgs)
+    if kind.nested:
+        arguments = {"text_config": arguments}
     try:
         model, _ = load_model(
             folder, lazy=True, strict=True, model_config=arguments, get_model_classes=lambda config: classes
@@ -102,7 +104,7 @@ def _build(folder: Path, config: Any, arguments: dict[str, Any]) -> Any:
 
 def _refuse_untied(model: Any, config: Any, entries: Mapping[str, Any], folder: Path) -> None:
     """Gemma 3 of mlx-lm ties its head to the embeddings by what is stored; the config's word counts."""
-    if config.tie_word_embeddings is ("lm_head" in model):
+    if config.tie_word_embeddings is ("lm_head" in inner(model)):
         stored = "a stored" if "lm_head.weight" in entries else "no stored"
         needed = f"as tie_word_embeddings {config.tie_word_embeddings} says"
         raise CheckpointError(explain(f"target {folder}", f"{stored} lm_head.weight", needed))

@@ -21,6 +21,7 @@ class Body:
         layers: decoder layers, each called with hidden states, mask and cache.
         norm: after the last of them.
         windows: every layer's sliding window, itself included; None: it sees all positions before it.
+        recurrent: layers that hold a state in place of keys and values; they need no mask.
         scale: factor of the embeddings, or None.
         array_masks: the layers know no mask called "causal".
     """
@@ -29,8 +30,13 @@ class Body:
     layers: Sequence[nn.Module]
     norm: nn.Module
     windows: tuple[int | None, ...]
+    recurrent: frozenset[int] = frozenset()
     scale: float | None = None
     array_masks: bool = False
+
+    def new_cache(self, capacity: int) -> KeyValueCache:
+        """Return an empty cache of these layers."""
+        return KeyValueCache(len(self.layers), capacity=capacity, recurrent=self.recurrent)
 
     def embed(self, ids: mx.array) -> mx.array:
         """Return (B, S, D) embeddings of (B, S) token ids, as the first layer reads them."""
@@ -56,8 +62,7 @@ def tapped(
         stop: leave after the deepest of them.
 
     Returns:
-        (B, S, D) normed states of the last layer, or what the deepest tap gave; and a dict that holds
-        (B, S, D) by layer id.
+        (B, S, D) normed states of the last layer that ran, and a dict that holds (B, S, D) by layer id.
     """
     caught: dict[int, mx.array] = {}
     hidden = body.embed(ids)
@@ -67,7 +72,8 @@ def tapped(
         masks[window] = make_mask(start, start + ids.shape[1], window=window, as_array=body.array_masks)
     depth = max(layer_ids, default=-1) + 1 if stop else len(body.layers)
     for i, layer in enumerate(body.layers[:depth]):
-        hidden = layer(hidden, masks[body.windows[i]], None if cache is None else cache.layers[i])
+        mask = None if i in body.recurrent else masks[body.windows[i]]
+        hidden = layer(hidden, mask, None if cache is None else cache.layers[i])
         if i in layer_ids:
             caught[i] = hidden
-    return hidden if stop else body.norm(hidden), caught
+    return body.norm(hidden), caught

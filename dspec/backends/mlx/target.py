@@ -10,7 +10,7 @@ from mlx.utils import tree_flatten
 
 from dspec.backends.layer_ids import check_layer_ids
 from dspec.backends.mlx.head import Head
-from dspec.backends.mlx.model_kinds import kind_of, windows_of
+from dspec.backends.mlx.model_kinds import inner, kind_of, recurrent_of, windows_of
 from dspec.backends.mlx.ops import check_placed, resolve_device
 from dspec.backends.mlx.pretrained import read_pretrained
 from dspec.backends.mlx.taps import Body, tapped
@@ -47,7 +47,6 @@ class Target:
         name: str = "target",
         config: Mapping[str, Any] | None = None,
     ) -> None:
-        kind_of(model.args.model_type)
         self._config = read_config_of(model, config)
         if config is not None:
             refuse_exact_gelu(model, self._config)
@@ -58,7 +57,7 @@ class Target:
         self.tokenizer = tokenizer
         self.softcap: float | None = getattr(self._config, "final_logit_softcapping", None)
         self.body = _body(model, self._config, windows)
-        self.head = Head(model.lm_head if "lm_head" in model else model.model.embed_tokens)
+        self.head = Head(getattr(inner(model), "lm_head", None) or model.model.embed_tokens)
         check_model(model, self.body, self.logits)
         self.eos_ids: frozenset[int] = read_eos_ids(self._config, config)
         self.facts: TargetFacts = read_facts(
@@ -182,12 +181,13 @@ class Target:
 
 def _body(model: Any, config: Any, windows: tuple[int | None, ...]) -> Body:
     """The model's own modules, by reference."""
-    kind, inner = kind_of(config.model_type), model.model
+    kind = kind_of(config.model_type)
     return Body(
-        embedding=inner.embed_tokens,
-        layers=tuple(inner.layers),
-        norm=inner.norm,
+        embedding=model.model.embed_tokens,
+        layers=tuple(model.model.layers),
+        norm=model.model.norm,
         windows=windows,
+        recurrent=recurrent_of(config),
         scale=config.hidden_size**0.5 if kind.scaled else None,
         array_masks=kind.array_masks,
     )

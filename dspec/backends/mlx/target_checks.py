@@ -5,8 +5,7 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.cache import RotatingKVCache
 
-from dspec.backends.mlx.cache import KeyValueCache
-from dspec.backends.mlx.model_kinds import TanhGemma, arguments_of, kind_of
+from dspec.backends.mlx.model_kinds import TanhGemma, arguments_of, inner, kind_of
 from dspec.backends.mlx.taps import Body, tapped
 from dspec.errors import BackendUnavailable, explain
 
@@ -31,7 +30,7 @@ def check_model(model: Any, body: Body, logits: Any) -> None:
         BackendUnavailable: names what differs.
     """
     ids = mx.arange(PROBE_TOKENS)[None]
-    caches = [KeyValueCache(len(body.layers), capacity=PROBE_TOKENS) for _ in range(2)]
+    caches = [body.new_cache(PROBE_TOKENS) for _ in range(2)]
     own = model(ids, cache=caches[0].layers)
     ours = logits(tapped(body, ids, (), cache=caches[1], stop=False)[0])
     unused = [i for i, layers in enumerate(zip(*(c.layers for c in caches), strict=True)) if _idle(layers)]
@@ -53,13 +52,15 @@ def check_built(model: Any, config: Any, windows: tuple[int | None, ...]) -> Non
     Raises:
         BackendUnavailable: names what mlx-lm built otherwise.
     """
-    kind = kind_of(config.model_type)
+    kind, args = kind_of(config.model_type), inner(model).args
     _refuse(model, not isinstance(model, kind.module.Model), f"a {type(model)}", f"a {kind.module.Model}")
     wanted = {n: v for n, v in arguments_of(config).items() if n not in ("layer_types", "rope_parameters")}
+    if kind.nested:
+        wanted.pop("model_type")
     if kind.module is not kind_of("gemma3_text").module:
         wanted.pop("sliding_window", None)  # mlx-lm does not read it, or dspec's masks stand for it
     for name, value in wanted.items():
-        built = getattr(model.args, name)
+        built = getattr(args, name)
         if name == "rope_scaling" and built and built.get("rope_type", built.get("type")) == "default":
             built = None
         _refuse(model, built != value, f"{name} {built!r}", f"{value!r}, as its config says")

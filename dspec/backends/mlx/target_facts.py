@@ -7,9 +7,12 @@ from typing import Any
 import mlx.core as mx
 
 from dspec.backends.mlx.head import Head
+from dspec.backends.mlx.model_kinds import WHOLE, inner, kind_of, language_of
 from dspec.backends.model_config import config_of, eos_ids_of, facts_of
 from dspec.config import TargetFacts
 from dspec.errors import ConfigError, explain
+
+ROTARY = ("rope_theta", "rope_scaling", "partial_rotary_factor")
 
 
 def read_facts(
@@ -54,14 +57,19 @@ def read_config_of(model: Any, values: Mapping[str, Any] | None) -> Any:
     Raises:
         ConfigError: the values are of another kind of model.
     """
-    # Fields that mlx-lm leaves empty are not those that transformers would take for a wish.
-    built = {n: v for n, v in asdict(model.args).items() if v is not None or n == "sliding_window"}
+    own, args = model.args.model_type, asdict(inner(model).args)
+    kind = kind_of(WHOLE.get(own, own))
     if values is None:
-        return config_of(built)
-    if values.get("model_type") != built["model_type"]:
-        needed = f"{built['model_type']!r}, as the model has"
-        raise ConfigError(explain("config: model_type", repr(values.get("model_type")), needed))
-    return config_of(values)
+        # Fields that mlx-lm leaves empty are not those that transformers would take for a wish, and with
+        # rope_parameters the others about them were made of it.
+        made = ROTARY if args.get("rope_parameters") and kind.nested else ()
+        built = {n: v for n, v in args.items() if n not in made and (v is not None or n == "sliding_window")}
+        return config_of({**built, "model_type": WHOLE.get(own, own)})
+    if WHOLE.get(values["model_type"], values["model_type"]) != WHOLE.get(own, own):
+        raise ConfigError(
+            explain("config: model_type", repr(values["model_type"]), f"{own!r}, as the model has")
+        )
+    return language_of(config_of(values))
 
 
 def dtype_name(dtype: mx.Dtype) -> str:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 
 from dspec.backends.layer_ids import check_layer_ids
-from dspec.backends.mlx.cache import KeyValueCache
 from dspec.backends.mlx.ops import exact_inference
+from dspec.backends.mlx.replay import MERGED, Replay
 from dspec.backends.mlx.taps import tapped
 from dspec.backends.session_checks import check_prefill, check_score
 from dspec.core.types import Scores
@@ -44,7 +44,8 @@ class TargetSession:
     ) -> None:
         self._target = target
         self._layer_ids = check_layer_ids(layer_ids, len(target.body.layers))
-        self._cache = KeyValueCache(len(target.body.layers), capacity=capacity)
+        self._cache = target.body.new_cache(capacity)
+        self._replay = Replay(self._cache.recurrent, capacity=capacity)
         self._chunk = chunk
 
     @property
@@ -107,6 +108,35 @@ class TargetSession:
         self._cache.rewind(length)
 
     def _read(self, ids: mx.array) -> tuple[mx.array, mx.array | None]:
+        """Read new positions; where layers are recurrent, after what a rewind made them forget."""
+        if not self._replay.needed:
+            return self._run(ids)
+        length = self.length
+        self._cache.check_room(ids.shape[1])
+        plan = self._replay.begin(length)
+        self._cache.rewind(plan.start)
+        try:
+            again = self._replay.tokens(plan)
+            if again.shape[1] > MERGED:
+                self._read_again(again)
+                self._replay.commit(again[:, :0], plan)
+                plan = self._replay.begin(length)
+                again = again[:, :0]
+            hidden, features = self._run(mx.concatenate([again, ids], axis=1))
+        except BaseException:
+            self._cache.advance(length - self.length)  # the positions before it hold what they held
+            raise
+        self._replay.commit(ids, plan)
+        skip = again.shape[1]
+        return hidden[:, skip:], None if features is None else features[:, skip:]
+
+    def _read_again(self, ids: mx.array) -> None:
+        """Read kept tokens for the states alone, in parts as a prompt is."""
+        for first in range(0, ids.shape[1], self._chunk):
+            self._run(ids[:, first : first + self._chunk])
+            mx.eval(self._cache.arrays)
+
+    def _run(self, ids: mx.array) -> tuple[mx.array, mx.array | None]:
         """Run the body over new positions; commit them once the pass has been laid out."""
         body, cache = self._target.body, self._cache
         hidden, caught = tapped(body, ids, self._layer_ids, cache=cache, stop=False)
