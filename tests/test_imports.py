@@ -12,13 +12,11 @@ FILES = sorted(p for p in (ROOT / "dspec").rglob("*.py"))
 HOST = {"numpy", "array_api_compat", "rich", "dspec.core", "dspec.config"}
 # What a training run needs whatever the framework: blocks on the host, figures, files, displays.
 RUN = ("acceptance", "interrupt", "progress", "results", "schedule", "supervision")
-BACKEND = {"numpy", "dspec.core", "dspec.io", "dspec.config", "dspec.rng", "dspec.backends.protocol"}
-BACKEND |= {"dspec.backends.judge", "dspec.backends.session_checks", *(f"dspec.{name}" for name in RUN)}
-BACKEND |= {f"dspec.backends.{name}" for name in ("extent", "layer_ids", "model_config", "tokenizer")}
-BACKEND |= {f"dspec.backends.{name}" for name in ("examples", "hub", "learner", "run_state", "training")}
-BACKEND |= {"dspec.backends.whole_batch"}
-BACKEND |= {"dspec.backends.target_digest"}
-BACKEND |= {"dspec.backends.foreign"}
+# What the rooms share; the rooms themselves never import each other.
+SHARED = ("examples", "extent", "foreign", "hub", "judge", "layer_ids", "learner", "model_config", "protocol")
+SHARED += ("run_state", "session_checks", "target_digest", "tokenizer", "training", "whole_batch")
+BACKEND = {"numpy", "dspec.core", "dspec.io", "dspec.config", "dspec.rng", *(f"dspec.{name}" for name in RUN)}
+BACKEND |= {f"dspec.backends.{name}" for name in SHARED}
 # room -> what it may import beside the standard library, itself and dspec.errors. The longest room counts.
 ROOMS = {
     "dspec.errors": set(),
@@ -148,6 +146,13 @@ def test_nothing_unpickles_evaluates_or_runs_remote_code(path):
         ("dspec.io.x", "from dspec.backends import protocol"),
         ("dspec.backends.torch.x", "import mlx.core"),
         ("dspec.backends.mlx.x", "import dspec.backends.torch.ops"),
+        ("dspec.backends.torch.x", "from dspec.backends.mlx import ops"),
+        ("dspec.backends.mlx.x", "import torch"),
+        ("dspec.backends.mlx.x", "import transformers"),
+        ("dspec.backends.torch.x", "import mlx.core"),
+        ("dspec.backends.training", "import torch"),
+        ("dspec.backends.training", "from dspec.backends.mlx.ops import MlxOps"),
+        ("dspec.backends.whole_batch", "import mlx.core"),
         ("dspec.backends.numpy", "import torch"),
         ("dspec.supervision", "import torch"),
         ("dspec.supervision", "from dspec.io.data import Batch"),
@@ -181,10 +186,28 @@ def test_the_danger_check_sees(source):
 
 
 @pytest.mark.parametrize(
-    "module", ["dspec", "dspec.config", "dspec.io.checkpoints", "dspec.io.data", "dspec.cli"]
+    "module",
+    [
+        "dspec",
+        "dspec.config",
+        "dspec.io.checkpoints",
+        "dspec.io.data",
+        "dspec.cli",
+        "dspec.backends.registry",
+    ],
 )
 def test_importing_loads_no_framework(module):
     code = f"import sys, {module}; print(*sorted({FRAMEWORKS!r} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == ""
+
+
+@pytest.mark.mlx
+def test_array_operations_need_their_framework_only():
+    """`dspec check --backend mlx` needs no model code, and no torch."""
+    code = "import sys; from dspec.backends.registry import open_ops; open_ops('mlx')"
+    code += f"; print(*sorted({FRAMEWORKS!r} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == "mlx"
