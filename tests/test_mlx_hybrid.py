@@ -1,19 +1,23 @@
 """Targets with recurrent layers on MLX: rewound by a snapshot and reading again, exactly."""
 
 import dataclasses
+import json
 import random
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
 from dspec.backends.mlx import target_session
 from dspec.backends.mlx.replay import RecurrentLayer, Replay
+from dspec.backends.mlx.target import Target
 from dspec.backends.torch.target import Target as TorchTarget
 from dspec.errors import BackendUnavailable, ConfigError
 from tests import tiny_models
 from tests.no_waiting import lazy, no_waiting
 from tests.reference_model import TAPS, TOKENS, ids_of, side_by_side, whole
 from tests.rooms import ROOMS
+from tests.test_mlx_targets import save
 from tests.test_target_calls import watched
 from tests.tolerances import FORWARD_F32, TWO_RECURRENCES
 
@@ -57,6 +61,31 @@ def test_one_pass_equals_transformers(kind, target):
     )
     for ours, theirs in pairs:
         assert np.abs(MLX.numpy(ours)[0] - theirs).max() <= TWO_RECURRENCES * np.abs(theirs).max()
+
+
+def test_a_model_of_text_and_images_gives_its_text_part(kind, target, tmp_path):
+    """As Qwen3.5 is published: one config in another, one prefix before every tensor, an eye beside it."""
+    place = tiny_models.changed(kind, tmp_path / "new")
+    text = json.loads((place / "config.json").read_text())
+    whole_config = {"model_type": "qwen3_5", "text_config": text, "tie_word_embeddings": False}
+    (place / "config.json").write_text(json.dumps(whole_config))
+    weights = mx.load(str(place / "model.safetensors"))
+    named = {name.replace("model.", "model.language_model.", 1): array for name, array in weights.items()}
+    save(place / "model.safetensors", named | {"model.visual.patch": mx.ones(3)})
+    opened = Target.load(place)
+    assert dataclasses.replace(opened.facts, name=target.facts.name) == target.facts
+    ours, theirs = (score(t.session(capacity=24), TOKENS[0]).logits for t in (opened, target))
+    assert np.array_equal(MLX.numpy(ours), MLX.numpy(theirs))
+    (place / "config.json").write_text(json.dumps(whole_config | {"tie_word_embeddings": True}))
+    with pytest.raises(
+        BackendUnavailable, match="tie_word_embeddings True; needs False, as text_config says"
+    ):
+        Target.load(place)
+
+
+def test_facts_name_no_scaling_that_a_drafter_would_take_over(target):
+    """A quarter of each head is turned here: the drafter turns all of its own."""
+    assert (target.facts.rope_theta, target.facts.rope_scaling) == (10000.0, None)
 
 
 def test_a_prompt_in_chunks_gives_the_same_scores(target):

@@ -1,11 +1,15 @@
 """Targets on MLX: one folder is one model in both rooms, or it is refused."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import mlx.core as mx
 import mlx_lm.utils
 import numpy as np
 import pytest
+from mlx_lm.models import llama, qwen3
 
 from dspec.backends.mlx.model_kinds import arguments_of
 from dspec.backends.mlx.target import Target
@@ -120,11 +124,19 @@ SLIDING = ["sliding_attention"] * 4
         ("qwen2", {"layer_types": ["chunked_attention"] * 4}, "chunked_attention"),
         ("llama", {"quantization_config": {"quant_method": "awq", "bits": 4}}, "quantised in another way"),
         ("llama", {"quantization": {"group_size": 32, "bits": 4, "mode": "mxfp4"}}, "in another way"),
+        ("llama", {"quantize_activations": True}, "in another way"),
     ],
 )
 def test_what_mlx_lm_would_build_otherwise_is_refused(kind, settings, words, tmp_path):
     with pytest.raises(BackendUnavailable, match=words):
         Target.load(tiny_models.changed(kind, tmp_path / "new", **settings))
+
+
+def test_weights_packed_by_another_tool_are_refused(tmp_path):
+    place = tiny_models.changed("llama", tmp_path / "new")
+    (place / "hf_quant_config.json").write_text(json.dumps({"quantization": {"quant_algo": "NVFP4"}}))
+    with pytest.raises(BackendUnavailable, match="quantised in another way"):
+        Target.load(place)
 
 
 @pytest.mark.parametrize("tie", [True, False])
@@ -171,6 +183,57 @@ def test_a_held_model_that_is_not_what_its_config_says_is_refused():
         Target(model, config=other)
     with pytest.raises(ConfigError, match="model_type: got 'qwen3'; needs 'llama'"):
         Target(model, config={**values, "model_type": "qwen3"})
+
+
+class Scaled(llama.Model):
+    """Logits that no matrix alone gives."""
+
+    def __call__(self, *args, **kwargs):
+        return super().__call__(*args, **kwargs) * 2
+
+
+SLIDING_HALF = {"layer_types": ["sliding_attention", "full_attention"] * 2, "sliding_window": 5}
+
+
+@pytest.mark.clause("DL-8")
+@pytest.mark.parametrize(
+    ("classes", "settings", "words"),
+    [
+        ((Scaled, llama.ModelArgs), {}, "logits made in another way"),
+        ((llama.Model, llama.ModelArgs), SLIDING_HALF, r"sliding windows \(5, None, 5, None\)"),
+        ((qwen3.Model, qwen3.ModelArgs), {}, r"class 'mlx_lm\.models\.qwen3\.Model'.*needs a .*llama\.Model"),
+        ((qwen3.Model, qwen3.ModelArgs), {"model_type": "mixed"}, "got model_type 'mixed'; needs one of"),
+    ],
+)
+def test_a_held_model_that_goes_another_way_is_refused(classes, settings, words):
+    config = {"rope_theta": 1e4, "tie_word_embeddings": False, "head_dim": 8, "rms_norm_eps": 1e-6} | settings
+    folder = tiny_models.folder("qwen3" if classes[0] is qwen3.Model else "llama")
+    if classes[0] is qwen3.Model:
+        config["head_dim"] = 16
+    config.setdefault("model_type", "llama")
+    model, _ = mlx_lm.utils.load_model(folder, model_config=config, get_model_classes=lambda config: classes)
+    with pytest.raises(BackendUnavailable, match=words):
+        Target.load(model)
+
+
+WITHOUT_TORCH = """
+import importlib.util, sys
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name.split(".")[0] == "torch" else find(name, *rest)
+sys.modules["torch"] = None
+from dspec.backends.mlx.target import Target
+target = Target.load("dspec/demo/target")
+import transformers
+assert not transformers.is_torch_available()
+print(target.tokenizer.decode(target.tokenizer("12 * 7")["input_ids"]))
+"""
+
+
+def test_a_folder_opens_in_silence_without_torch():
+    """transformers says at its import that torch is missing: here that is no news."""
+    call = [sys.executable, "-W", "error", "-c", WITHOUT_TORCH]
+    done = subprocess.run(call, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    assert (done.stdout.strip(), done.stderr) == ("12 * 7", "")
 
 
 def test_a_gemma_with_the_other_gelu_is_refused():
