@@ -176,6 +176,7 @@ def test_new_weights_depend_on_the_generator_alone(room, drafter):
         (ShapeError, r"features: got \(\); needs \(1, R, F\)", {"features": None}),
         (ShapeError, r"features: got \(1, 4, 7\); needs \(B, S, 64\)", {"features": np.zeros((1, 4, 7))}),
         (ConfigError, "capacity: got 13; needs at most 12", {"position": 9}),
+        (ConfigError, "capacity: got 13; needs at most 12", {"features": np.zeros((1, 8, 64))}),
         (ZeroDivisionError, "division", {"rule": lambda logits: 1 // 0}),
     ],
 )
@@ -205,6 +206,15 @@ def test_a_drafter_of_another_target_is_refused(room, target):
     other = fresh(room, config_for(target, vocab_size=61, num_target_layers=9))
     with pytest.raises(CheckpointError, match=r"vocab_size: got 61, needs 60; num_target_layers: got 9"):
         other.session(target, capacity=8)
+
+
+@pytest.mark.mlx
+def test_a_drafter_of_another_framework_is_refused(target, drafter, room):
+    other = ROOMS["mlx" if room.name == "torch" else "torch"]
+    foreign = fresh(other, drafter.config)
+    words = f"drafter: got {foreign.device}; needs the target's {target.device}. Load both on one device"
+    with pytest.raises(ConfigError, match=words):
+        foreign.session(target, capacity=8)
 
 
 # What is asked of one room only.
