@@ -83,6 +83,28 @@ def test_a_model_of_text_and_images_gives_its_text_part(kind, target, tmp_path):
         Target.load(place)
 
 
+def test_a_held_model_is_driven_as_it_drives_itself(target):
+    held = Target.load(target.model)
+    assert held.facts.rope_theta == target.facts.rope_theta and held.body.recurrent == target.body.recurrent
+    own = MLX.numpy(target.model(ids_of(MLX, TOKENS)))
+    assert np.abs(MLX.numpy(score(held.session(capacity=24), TOKENS[0]).logits) - own).max() <= FORWARD_F32
+
+
+@pytest.mark.clause("DL-6")
+@pytest.mark.parametrize("any_kind", ["qwen3", *tiny_models.HYBRID])
+@pytest.mark.parametrize("kept", [3, 2])
+def test_a_long_request_takes_no_more_memory_than_a_short_one(any_kind, kept):
+    """What a pass makes and nobody reads must not wait in a graph of all passes for the end."""
+    session = tiny_models.opened(any_kind, MLX).session(layer_ids=TAPS, capacity=1000)
+    MLX.numpy(session.prefill([4, 5, 6]).logits)
+    held = []
+    for step in range(160):
+        MLX.numpy(score(session, [7, 8, 9]).logits)
+        session.rewind(3 + kept * (step + 1))
+        held.append(mx.get_active_memory())
+    assert max(held[80:]) - max(held[40:80]) < 1000, "bytes; a pass takes 16,000 or more"
+
+
 def test_facts_name_no_scaling_that_a_drafter_would_take_over(target):
     """A quarter of each head is turned here: the drafter turns all of its own."""
     assert (target.facts.rope_theta, target.facts.rope_scaling) == (10000.0, None)

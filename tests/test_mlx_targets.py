@@ -74,6 +74,10 @@ def test_a_setting_that_is_left_out_has_transformers_default(kind, tmp_path):
     assert_one_model(place)
 
 
+def test_a_setting_that_only_mlx_lm_reads_changes_nothing(tmp_path):
+    assert_one_model(tiny_models.changed("llama", tmp_path / "new", rope_traditional=True))
+
+
 def test_gemma_3_scales_only_its_full_attention(tmp_path):
     rope = {
         "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
@@ -130,6 +134,15 @@ SLIDING = ["sliding_attention"] * 4
 def test_what_mlx_lm_would_build_otherwise_is_refused(kind, settings, words, tmp_path):
     with pytest.raises(BackendUnavailable, match=words):
         Target.load(tiny_models.changed(kind, tmp_path / "new", **settings))
+
+
+@pytest.mark.parametrize("name", ["attn_logit_softcapping", "final_logit_softcapping"])
+def test_gemma_2_without_a_softcap_is_refused(name, tmp_path):
+    place = tiny_models.changed("gemma2", tmp_path / "new")
+    values = json.loads((place / "config.json").read_text()) | {name: None}
+    (place / "config.json").write_text(json.dumps(values))
+    with pytest.raises(BackendUnavailable, match=f"no {name}"):
+        Target.load(place)
 
 
 def test_weights_packed_by_another_tool_are_refused(tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
+from dspec.backends.mlx import pretrained
 from dspec.backends.mlx.head import Head
 from dspec.backends.mlx.shards import check_shards
 from dspec.backends.mlx.target import Target
@@ -87,6 +88,19 @@ def test_a_head_that_is_no_matrix_is_refused():
         Head(nn.Linear(4, 6))
     with pytest.raises(BackendUnavailable, match="a RMSNorm"):
         Head(nn.RMSNorm(4))
+
+
+def test_a_hub_id_is_fetched_first_and_gives_the_name(monkeypatch):
+    asked = []
+
+    def fetched(source, patterns, *, what):
+        asked.append((source, what))
+        assert not any(pattern.endswith(".py") for pattern in patterns)
+        return tiny_models.folder("qwen3")
+
+    monkeypatch.setattr(pretrained, "fetch", fetched)
+    assert Target.load("org/name").facts.name == "org/name"
+    assert asked == [("org/name", "target")]
 
 
 # Files: MLX reads trailing bytes, overlaps, and every model*.safetensors whatever the index says.
