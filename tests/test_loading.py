@@ -73,6 +73,11 @@ def test_gemma_3_gives_the_rotary_base_of_its_full_attention(room):
     assert tiny_models.opened("gemma3", room).facts.rope_theta == 1e6
 
 
+def test_token_zero_can_end_a_text(room, folder):
+    edit(folder / "generation_config.json", eos_token_id=0)
+    assert room.target.Target.load(folder, device=room.device).eos_ids == {0}
+
+
 @pytest.mark.parametrize("spoil", [lambda f: f.unlink(), lambda f: edit(f, eos_token_id=None)])
 def test_without_a_word_of_the_generation_config_the_models_config_names_the_end(room, folder, spoil):
     spoil(folder / "generation_config.json")

@@ -134,7 +134,7 @@ class TargetSession:
         """Read kept tokens for the states alone, in parts as a prompt is."""
         for first in range(0, ids.shape[1], self._chunk):
             self._run(ids[:, first : first + self._chunk])
-            mx.eval(self._cache.arrays)
+            mx.async_eval(self._cache.arrays)  # begun, so that it is not one graph; not waited for
 
     def _run(self, ids: mx.array) -> tuple[mx.array, mx.array | None]:
         """Run the body over new positions; commit them once the pass has been laid out."""
