@@ -127,10 +127,6 @@ class KeyValueCache:
         """Every layer's buffers, to evaluate them."""
         return [buffer for layer in self.layers for buffer in layer.arrays]
 
-    def check_room(self, added: int) -> None:
-        """Raise a ConfigError unless `added` positions fit."""
-        self._extent.end(added)
-
     def advance(self, added: int) -> None:
         """Commit positions that a finished pass wrote."""
         self._extent.advance(added)

@@ -92,12 +92,14 @@ class Replay:
         for layer, state in zip(self._layers, self._snapshot, strict=True):
             layer.state = state
         self._at = None
-        # Started, not waited for: else what nobody reads would pile up as a graph of all passes.
-        mx.async_eval(self._ids, [layer.arrays for layer in self._layers])
         return Plan(self._base, length)
 
     def tokens(self, plan: Plan) -> mx.array:
-        """Return (1, n) tokens that a plan reads again."""
+        """Return (1, n) tokens that a plan reads again.
+
+        A pass joins its own to them even where n is 0: so what `commit` notes is evaluated with the next
+        pass, and no graph of all passes waits for the end.
+        """
         return self._ids[:, plan.start : plan.kept]
 
     def commit(self, ids: mx.array, plan: Plan) -> None:

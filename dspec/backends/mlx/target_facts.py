@@ -12,8 +12,6 @@ from dspec.backends.model_config import config_of, eos_ids_of, facts_of
 from dspec.config import TargetFacts
 from dspec.errors import ConfigError, explain
 
-ROTARY = ("rope_theta", "rope_scaling", "partial_rotary_factor")
-
 
 def read_facts(
     config: Any, head: Head, *, num_layers: int, eos_ids: frozenset[int], name: str
@@ -58,12 +56,10 @@ def read_config_of(model: Any, values: Mapping[str, Any] | None) -> Any:
         ConfigError: the values are of another kind of model.
     """
     own, args = model.args.model_type, asdict(inner(model).args)
-    kind = kind_of(WHOLE.get(own, own))
+    kind_of(WHOLE.get(own, own))
     if values is None:
-        # Fields that mlx-lm leaves empty are not those that transformers would take for a wish, and with
-        # rope_parameters the others about them were made of it.
-        made = ROTARY if args.get("rope_parameters") and kind.nested else ()
-        built = {n: v for n, v in args.items() if n not in made and (v is not None or n == "sliding_window")}
+        # Fields that mlx-lm leaves empty are not those that transformers would take for a wish.
+        built = {n: v for n, v in args.items() if v is not None or n == "sliding_window"}
         return config_of({**built, "model_type": WHOLE.get(own, own)})
     if WHOLE.get(values["model_type"], values["model_type"]) != WHOLE.get(own, own):
         raise ConfigError(
