@@ -226,7 +226,9 @@ class TrainConfig:
     validate_examples: int = setting(integer(0), "examples held out of the data for validation", 64)
     resume: bool = setting(FLAG, "go on from the newest checkpoint of the output folder", True)
     precision: str = setting(
-        choice("auto", "float32", "bfloat16"), "of the products; auto: bfloat16 on CUDA", "auto"
+        choice("auto", "float32", "bfloat16"),
+        "of products; auto: bfloat16 on CUDA, and on Metal with MLX",
+        "auto",
     )
     recompute: bool = setting(FLAG, "make activations again in the backward: less memory, slower", False)
     backend: str = setting(choice("auto", "cuda", "cpu", "mps", "mlx"), "auto, cuda, cpu, mps or mlx", "auto")

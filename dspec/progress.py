@@ -148,7 +148,10 @@ class TrainingDisplay:
         """Show a finished step: each learner's loss, tau and waste, the rate, memory, and the time left."""
         status = f"{describe(learners)}  {tokens_per_s:,.0f} tok/s"
         if peak_memory_bytes is not None:
-            status += f"  peak {peak_memory_bytes / 1e9:.1f} GB"
+            giga = peak_memory_bytes >= 1e9
+            status += (
+                f"  peak {peak_memory_bytes / (1e9 if giga else 1e6):.{int(giga)}f} {'GB' if giga else 'MB'}"
+            )
         if self._bar is not None:
             self._bar.update(self._task, completed=step, description=status)
             return

@@ -13,8 +13,9 @@ HOST = {"numpy", "array_api_compat", "rich", "dspec.core", "dspec.config"}
 # What a training run needs whatever the framework: blocks on the host, figures, files, displays.
 RUN = ("acceptance", "interrupt", "progress", "results", "schedule", "supervision")
 # What the rooms share; the rooms themselves never import each other.
-SHARED = ("examples", "extent", "foreign", "hub", "judge", "layer_ids", "learner", "model_config", "protocol")
-SHARED += ("run_state", "session_checks", "target_digest", "tokenizer", "training", "whole_batch")
+SHARED = ("examples", "extent", "foreign", "hub", "judge", "layer_ids", "learner", "model_config")
+SHARED += ("override", "protocol", "run_state", "session_checks", "target_digest", "tokenizer", "training")
+SHARED += ("whole_batch",)
 BACKEND = {"numpy", "dspec.core", "dspec.io", "dspec.config", "dspec.rng", *(f"dspec.{name}" for name in RUN)}
 BACKEND |= {f"dspec.backends.{name}" for name in SHARED}
 # room -> what it may import beside the standard library, itself and dspec.errors. The longest room counts.

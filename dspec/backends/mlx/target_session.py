@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 # Tokens of a prefill pass: bounds the activations of a long prompt.
 PREFILL_CHUNK = 2048
+# Positions after which MLX gives back the freed buffers that it keeps for reuse. Attention wants a new size
+# every pass: over 600 tokens of the tiny model they grew to the 32 MB that MLX's CPU allows, and a Mac's
+# limit is of the size of its memory.
+TIDY = 256
 
 
 class TargetSession:
@@ -47,6 +51,7 @@ class TargetSession:
         self._cache = target.body.new_cache(capacity)
         self._replay = Replay(self._cache.recurrent, capacity=capacity)
         self._chunk = chunk
+        self._tidied = 0
 
     @property
     def length(self) -> int:
@@ -106,6 +111,10 @@ class TargetSession:
     def rewind(self, length: int) -> None:
         """Forget every position >= length."""
         self._cache.rewind(length)
+        if length - self._tidied >= TIDY:
+            mx.clear_cache()
+        if not 0 <= length - self._tidied < TIDY:
+            self._tidied = length
 
     def _read(self, ids: mx.array) -> tuple[mx.array, mx.array | None]:
         """Read new positions; where layers are recurrent, after what a rewind made them forget."""

@@ -5,36 +5,10 @@ table emptied core runs, and every test still passes, only slower and with more 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-import dspec.core.gold
+from dspec.backends.override import Override, find
 from dspec.backends.torch.gold import gold_log_probs
-from dspec.errors import ConfigError, explain
-
-
-@dataclass(frozen=True, kw_only=True)
-class Override:
-    """One replaced operation; the conformance tests are generated from these entries.
-
-    Args:
-        operation: its name in core, a key of `CORE`.
-        function: the replacement, with the operation's signature.
-        devices: torch device types it may run on.
-        clauses: spec clauses that both must keep.
-        tolerance: largest difference from core in float32, in nats and in units of the gradient.
-        reason: why it exists, with the measured gain and the command that measured it.
-    """
-
-    operation: str
-    function: Callable[..., Any]
-    devices: tuple[str, ...]
-    clauses: tuple[str, ...]
-    tolerance: float
-    reason: str
-
-
-CORE: dict[str, Callable[..., Any]] = {"gold_log_probs": dspec.core.gold.gold_log_probs}
 
 OVERRIDES: tuple[Override, ...] = (
     Override(
@@ -57,7 +31,7 @@ def operation(name: str, *, enabled: bool = True, device: str = "cpu") -> Callab
     """Return the function that runs a named core operation on a device.
 
     Args:
-        name: a key of `CORE`.
+        name: a key of `dspec.backends.override.CORE`.
         enabled: False answers core's own function, as if the table were empty.
         device: torch device type, such as "cuda".
 
@@ -71,9 +45,4 @@ def operation(name: str, *, enabled: bool = True, device: str = "cpu") -> Callab
         >>> operation("gold_log_probs", enabled=False).__module__
         'dspec.core.gold'
     """
-    if name not in CORE:
-        raise ConfigError(explain("operation", repr(name), "one of " + ", ".join(CORE)))
-    for entry in OVERRIDES if enabled else ():
-        if entry.operation == name and device in entry.devices:
-            return entry.function
-    return CORE[name]
+    return find(OVERRIDES if enabled else (), name, device)
