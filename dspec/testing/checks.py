@@ -13,20 +13,23 @@ from dspec.testing.boundaries import check_boundaries
 from dspec.testing.coupling import check_coupling
 from dspec.testing.lattice import Verify, check_lattice
 from dspec.testing.report import Report, merge
-from dspec.testing.worlds import World
+from dspec.testing.worlds import World, read_world
 
+LAW_CLAUSES = ("RS-1", "RS-3", "RS-4", "RS-5", "RS-6", "RS-8", "RS-14", "RS-18", "DL-1", "DL-3")
 Sampler = Callable[[World, Source], tuple[int, ...]]
 """(world, symbolic uniforms) -> generated tokens; may only compare uniforms with `<`."""
 
 
-def check_exact_law(sampler: Sampler, worlds: Sequence[World], *, once: bool = True) -> Report:
+def check_exact_law(
+    sampler: Sampler, worlds: Sequence[World | Mapping[str, Any]], *, once: bool = True
+) -> Report:
     """Check that a sampler's law of whole generations is the target's, as fractions.
 
-    Spec: RS-1, RS-3, RS-8, RS-14.
+    Spec: RS-1, RS-3, RS-4, RS-5, RS-6, RS-8, RS-14, RS-18, DL-1, DL-3, RN-2.
 
     Args:
         sampler: runs one generation of a world on symbolic uniforms.
-        worlds: where to check.
+        worlds: where to check; `World`s, or what `World.plain` wrote of them.
         once: fail if the sampler asks for the uniform of a key twice.
 
     Returns:
@@ -47,14 +50,23 @@ def check_exact_law(sampler: Sampler, worlds: Sequence[World], *, once: bool = T
 
         return counted
 
-    for index, world in enumerate(worlds):
+    clauses = (*LAW_CLAUSES, "RN-2") if once else LAW_CLAUSES
+    for index, given in enumerate(worlds):
+        world = given if isinstance(given, World) else read_world(given)
         law = enumerate_law(on(world), once=once)
         needed = world.law()
         if law != needed:
-            tried = {"worlds": index + 1, "paths": paths}
-            example = {"world": repr(world), **worst_outcome(law, needed)}
-            return Report(check="exact_law", passed=False, tried=tried, counterexample=example)
-    return Report(check="exact_law", passed=True, tried={"worlds": len(worlds), "paths": paths})
+            return Report(
+                check="exact_law",
+                passed=False,
+                tried={"worlds": index + 1, "paths": paths},
+                counterexample={"world": repr(world), **worst_outcome(law, needed)},
+                clauses=clauses,
+                replay={"check": "exact_law", "arguments": {"worlds": [world.plain()], "once": once}},
+            )
+    return Report(
+        check="exact_law", passed=True, tried={"worlds": len(worlds), "paths": paths}, clauses=clauses
+    )
 
 
 def worst_outcome(got: Mapping[Any, Any], needed: Mapping[Any, Any]) -> dict[str, Any]:
@@ -105,7 +117,7 @@ def least_detectable(m: int, n: int, *, alpha: float, beta: float) -> float:
 
 def check_distribution(
     generate: Callable[[int, int], Iterable[Hashable]],
-    law: Mapping[Any, Any],
+    law: Mapping[Any, Any] | Sequence[Sequence[Any]],
     *,
     n: int,
     seed: int,
@@ -121,7 +133,7 @@ def check_distribution(
 
     Args:
         generate: (n, seed) -> n outcomes (token tuples).
-        law: outcome -> probability.
+        law: outcome -> probability; or pairs (tokens, probability), probabilities may be "a/b".
         n: number of draws.
         seed: of the black box.
         alpha: chance that a right sampler fails.
@@ -130,6 +142,8 @@ def check_distribution(
     Returns:
         The report; `delta` is the total variation it misses with chance beta at most.
     """
+    if not isinstance(law, Mapping):
+        law = {tuple(tokens): Fraction(chance) for tokens, chance in law}
     counts = Counter(generate(n, seed))
     outcomes = [key for key in law if law[key] > 0]
     m, total = len(outcomes), sum(counts.values())
@@ -143,6 +157,7 @@ def check_distribution(
     bound = math.sqrt((m * math.log(2) + math.log(2 / alpha)) / (2 * total))
     passed = not foreign and log_e < math.log(2 / alpha) and distance <= bound
     example = {"forbidden": foreign[:3], "log_e": log_e, "tv": distance, "bound": bound, "seed": seed}
+    again = {"n": n, "seed": seed, "alpha": alpha, "beta": beta, "law": _pairs(law)}
     return Report(
         check="distribution",
         passed=passed,
@@ -151,7 +166,17 @@ def check_distribution(
         beta=beta,
         delta=delta,
         counterexample=None if passed else example,
+        clauses=("RS-1",),
+        replay=None if passed else {"check": "distribution", "arguments": again},
     )
+
+
+def _pairs(law: Mapping[Any, Any]) -> list[list[Any]]:
+    """Return a law as JSON has it; an outcome that is no sequence becomes one of length 1."""
+    return [
+        [list(key) if isinstance(key, Sequence) else [key], str(Fraction(chance))]
+        for key, chance in law.items()
+    ]
 
 
 def smoke(

@@ -1,4 +1,5 @@
-"""Same laws, same uniforms: an array verifier against the scalar float64 reference, token by token.
+"""Same laws, same uniforms, token by token: an array verifier against the scalar float64 reference, or two
+array verifiers against each other, by the million.
 
 Only rows with a uniform next to a threshold may differ; their share is reported. "Next to" is declared:
 within 2^-20, relative to p(d) for the acceptance test and to the total mass for a draw.
@@ -21,6 +22,8 @@ from dspec.testing.lattice import Verify
 from dspec.testing.report import Report
 
 NEAR = 2.0**-20
+CHUNK = 4096  # rows a call of `check_coupled_arrays`: 7 MB of laws, which a cache holds better than 70
+CLAUSES = ("RS-10", "RS-12", "NU-1", "NU-2")
 
 
 def check_coupling(
@@ -33,6 +36,7 @@ def check_coupling(
     mode: str = "rejection",
     seed: int = 0,
     spread: float = 2.0,
+    row: int | None = None,
     to_numpy: Callable[[Any], Any] = np.asarray,
 ) -> Report:
     """Check that a float32 verifier emits the reference's tokens, apart from near-edge rows.
@@ -48,6 +52,7 @@ def check_coupling(
         mode: "rejection", "one_hot" or "match".
         seed: of laws and uniforms.
         spread: standard deviation of the logits behind the laws.
+        row: judge only this row of the batch (replay); None: all.
         to_numpy: brings results to the host.
 
     Returns:
@@ -57,22 +62,121 @@ def check_coupling(
     arrays = [None if part is None else xp.asarray(part.copy()) for part in case]
     tokens, n_accepted = (np.asarray(to_numpy(x)) for x in verify(*arrays))
     excused = 0
-    for index in range(rows):
-        row = [None if part is None else part[index] for part in case]
-        needed = reference(row, mode)
-        got = tokens[index, : int(n_accepted[index]) + 1].tolist()
+    for index in range(rows) if row is None else [row]:
+        given = [None if part is None else part[index] for part in case]
+        needed = reference(given, mode)
+        got = _emitted(tokens, n_accepted, index)
         if got == needed:
             continue
+        margin = edge_distance(given, needed, mode)
+        if margin > NEAR:
+            again = {"rows": rows, "vocab": vocab, "num_drafts": num_drafts, "mode": mode, "seed": seed}
+            return Report(
+                check="coupling",
+                passed=False,
+                tried={"rows": index + 1},
+                counterexample={
+                    "row": index,
+                    "seed": seed,
+                    "got": got,
+                    "needed": needed,
+                    "edge distance": margin,
+                },
+                clauses=CLAUSES,
+                replay={"check": "coupling", "arguments": {**again, "spread": spread, "row": index}},
+            )
+        excused += 1
+    tried = {"rows": rows if row is None else 1, "near-edge mismatches": excused}
+    return Report(check="coupling", passed=True, tried=tried, clauses=CLAUSES)
+
+
+def check_coupled_arrays(
+    first: Verify,
+    second: Verify,
+    *,
+    rows: int,
+    vocab: int = 64,
+    num_drafts: int = 3,
+    mode: str = "rejection",
+    seed: int = 0,
+    spread: float = 2.0,
+    chunk: int | None = None,
+) -> Report:
+    """Check that two verifiers emit the same tokens from the same arrays, apart from near-edge rows.
+
+    Both run on whole batches; the scalar reference is asked only about rows on which they differ, so
+    that ten million rows take minutes. It cannot see what both do wrong alike: `check_coupling` does.
+
+    Spec: RS-10, RS-12, NU-1, NU-2.
+
+    Args:
+        first: a verifier that takes numpy arrays and returns what `np.asarray` reads.
+        second: another.
+        rows: how many, in batches of 4,096 drawn afresh from (seed, number of the batch).
+        vocab: V.
+        num_drafts: K.
+        mode: "rejection", "one_hot" or "match".
+        seed: of laws and uniforms.
+        spread: standard deviation of the logits behind the laws.
+        chunk: run only the batch of this number (replay); None: all.
+
+    Returns:
+        The report; `tried` has the rows and the mismatches next to an edge; alpha is 0.
+
+    Example:
+        >>> from dspec.testing.array_mutants import Arrays
+        >>> check_coupled_arrays(Arrays(), Arrays(dtype=np.float32), rows=100, seed=1).passed
+        True
+    """
+    batches = range(-(-rows // CHUNK)) if chunk is None else [chunk]
+    shape: dict[str, Any] = {"mode": mode, "spread": spread}
+    done = excused = 0
+    for number in batches:
+        size = min(CHUNK, rows - number * CHUNK)
+        case = random_case(size, vocab, num_drafts, seed=(seed, number), **shape)
+        near, wrong = _differences(first, second, case, mode)
+        done, excused = done + size, excused + near
+        if wrong:
+            again = {"rows": rows, "vocab": vocab, "num_drafts": num_drafts, "seed": seed, **shape}
+            return Report(
+                check="coupled_arrays",
+                passed=False,
+                tried={"rows": done, "near-edge mismatches": excused},
+                counterexample={"seed": seed, "chunk": number, **wrong},
+                clauses=CLAUSES,
+                replay={"check": "coupled_arrays", "arguments": {**again, "chunk": number}},
+            )
+    tried = {"rows": done, "near-edge mismatches": excused}
+    return Report(check="coupled_arrays", passed=True, tried=tried, clauses=CLAUSES)
+
+
+def _differences(first: Verify, second: Verify, case: Any, mode: str) -> tuple[int, dict[str, Any]]:
+    """Return the number of rows that differ next to an edge, and the first that differs elsewhere."""
+    answers = []
+    for verify in (first, second):
+        # Each gets its own copy: one that writes into its arguments must not change the other's.
+        tokens, n_accepted = verify(*[None if part is None else part.copy() for part in case])
+        answers.append((np.asarray(tokens), np.asarray(n_accepted)))
+    kept = [np.where(np.arange(tokens.shape[1]) <= n[:, None], tokens, -1) for tokens, n in answers]
+    near = 0
+    for index in np.flatnonzero((kept[0] != kept[1]).any(axis=1)).tolist():
+        row = [None if part is None else part[index] for part in case]
+        needed = reference(row, mode)
         margin = edge_distance(row, needed, mode)
         if margin > NEAR:
-            example = {"row": index, "seed": seed, "got": got, "needed": needed, "edge distance": margin}
-            return Report(check="coupling", passed=False, tried={"rows": index + 1}, counterexample=example)
-        excused += 1
-    return Report(check="coupling", passed=True, tried={"rows": rows, "near-edge mismatches": excused})
+            both = [_emitted(*answer, index) for answer in answers]
+            return near, {"row": index, "got": both, "needed": needed, "edge distance": margin}
+        near += 1
+    return near, {}
+
+
+def _emitted(tokens: Any, n_accepted: Any, index: int) -> list[int]:
+    emitted: list[int] = tokens[index, : int(n_accepted[index]) + 1].tolist()
+    return emitted
 
 
 def random_case(
-    rows: int, vocab: int, num_drafts: int, *, mode: str, seed: int, spread: float
+    rows: int, vocab: int, num_drafts: int, *, mode: str, seed: int | tuple[int, ...], spread: float
 ) -> tuple[Any, Any, Any, Any, Any]:
     """Return float32 laws, drafts drawn from the drafter's, and 24-bit uniforms.
 

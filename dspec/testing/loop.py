@@ -81,17 +81,17 @@ def stop(tokens: Block, world: World) -> tuple[int, ...]:
 def drafts_by(
     world: World, context: Any, choose: Callable[[Any, int], int], slots: int
 ) -> tuple[Block, list[Any]]:
-    """Return drafts chosen slot by slot from the drafter's laws, and these laws."""
+    """Return drafts chosen slot by slot, and the laws that the drafter reports for them."""
     drafts: Block = []
     rows = []
     for slot in range(slots):
         rows.append(world.drafter(context, tuple(drafts)))
-        drafts.append(choose(rows[-1], slot))
+        drafts.append(choose(world.drawn(context, tuple(drafts)), slot))
     return drafts, rows
 
 
 def sampled(world: World, context: Any, uniforms: Any) -> tuple[Block, list[Any]]:
-    """Return drafts drawn from the drafter's law, and that law."""
+    """Return drafts drawn from the drafter's law, and that law; they agree if the drafter is honest."""
     anchor = len(context) - 1
 
     def choose(law: Any, slot: int) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 from dspec.oracle.rejection import argmax, draw, residual
 from dspec.oracle.warp import keep_top_p, normalised
 from dspec.testing.loop import Block, Loop, drafts_by, greedy, match, sampled, stop, verifier
-from dspec.testing.worlds import PERIOD, World
+from dspec.testing.worlds import World
 
 HALF = Fraction(1, 2)
 
@@ -100,7 +100,7 @@ def _last_argmax(law: Any) -> int:
 
 
 def _weights(world: World, context: Any) -> Any:
-    return world.target_weights[len(context) % PERIOD][context[-1]]
+    return world.raw_target(context)
 
 
 def _unwarped(world: World, context: Any) -> Any:

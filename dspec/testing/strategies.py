@@ -5,7 +5,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from dspec.testing.lattice import Instance, make_instances
+from dspec.testing.instances import Instance, make_instances
 from dspec.testing.worlds import KINDS, WARPS, Warp, World, make_worlds
 
 

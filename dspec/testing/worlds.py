@@ -1,12 +1,14 @@
 """Table language models whose laws are known exactly: what exactness is checked on.
 
 A world is a target, a drafter and the settings of a generation. The target's next-token weights
-depend on the last token and on the position (so that stale caches show), the drafter's on the last
-token, the slot and, if it is autoregressive, on its own previous draft.
+depend on the last tokens and on the position (so that stale caches show), the drafter's on the last
+token, the slot and, if it is autoregressive, on its own previous draft. A drafter that lies draws from
+another law than it reports: a world of such a drafter is for what must fail, or what must not care.
 """
 
 import random
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from functools import cache
 from typing import Any
@@ -17,6 +19,7 @@ from dspec.oracle.warp import warp_weights
 
 PERIOD = 3  # the target's table repeats over positions with this period
 KINDS = ("independent", "autoregressive", "deterministic")
+LIES = ("tempered", "shifted", "flat", "greedy")  # what a dishonest drafter's tokens are really drawn from
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,9 @@ class World:
         max_new_tokens: limit of the generation.
         eos: stop token.
         warp: sampling settings, the same for target and drafter.
+        prompt: token ids before the generation.
+        reach: how many last tokens the target reads; their sum modulo V picks the row.
+        lie: "" for an honest drafter, else one of LIES.
     """
 
     target_weights: Table
@@ -78,6 +84,8 @@ class World:
     eos: int = 2
     warp: Warp = field(default_factory=Warp)
     prompt: tuple[int, ...] = (0,)
+    reach: int = 1
+    lie: str = ""
 
     @property
     def vocab_size(self) -> int:
@@ -86,7 +94,11 @@ class World:
 
     def target(self, context: tuple[int, ...]) -> Law:
         """Return the target's law of the token after a context."""
-        return self.warp.law(self.target_weights[len(context) % PERIOD][context[-1]])
+        return self.warp.law(self.raw_target(context))
+
+    def raw_target(self, context: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the target's weights before the warp."""
+        return self.target_weights[len(context) % PERIOD][sum(context[-self.reach :]) % self.vocab_size]
 
     def raw_drafter(self, context: tuple[int, ...], drafts: tuple[int, ...]) -> tuple[int, ...]:
         """Return the drafter's weights before the warp."""
@@ -94,9 +106,17 @@ class World:
         return self.drafter_weights[len(drafts)][last]
 
     def drafter(self, context: tuple[int, ...], drafts: tuple[int, ...]) -> Law:
-        """Return the law that the next draft is drawn from."""
+        """Return the law that the drafter reports for the next draft."""
         law = self.warp.law(self.raw_drafter(context, drafts))
         return one_hot(argmax(law), len(law)) if self.kind == "deterministic" else law
+
+    def drawn(self, context: tuple[int, ...], drafts: tuple[int, ...]) -> Law:
+        """Return the law that the next draft is drawn from: the reported one, if the drafter is honest.
+
+        Spec: RS-2.
+        """
+        law = self.drafter(context, drafts)
+        return LIARS[self.lie](law) if self.lie else law
 
     def law(self) -> dict[tuple[int, ...], Fraction]:
         """Return the target's own law of whole generations: the right answer.
@@ -115,6 +135,41 @@ class World:
             "max_new_tokens": self.max_new_tokens,
             "eos": {self.eos},
         }
+
+    def plain(self) -> dict[str, Any]:
+        """Return the world in JSON's types; `read_world` reads it back.
+
+        Example:
+            >>> world, = make_worlds(1, seed=0, warps=("third",))
+            >>> read_world(world.plain()) == world
+            True
+        """
+        cuts = {name: str(value) for name, value in asdict(self.warp).items()}
+        return {**asdict(self), "warp": cuts}
+
+
+def read_world(plain: Mapping[str, Any]) -> World:
+    """Return the world that `World.plain` wrote down."""
+    tables = {
+        name: tuple(tuple(tuple(row) for row in table) for table in plain[name])
+        for name in ("target_weights", "drafter_weights")
+    }
+    cuts = {name: Fraction(value) for name, value in plain["warp"].items()}
+    warp = Warp(**{**cuts, "top_k": int(cuts["top_k"])})  # type: ignore[arg-type]
+    return World(**{**plain, **tables, "warp": warp, "prompt": tuple(plain["prompt"])})
+
+
+def _tempered(law: Law) -> Law:
+    squares = [mass * mass for mass in law]
+    return [Fraction(square, sum(squares)) for square in squares]
+
+
+LIARS = {
+    "tempered": _tempered,
+    "shifted": lambda law: [*law[1:], law[0]],
+    "flat": lambda law: [Fraction(1, len(law))] * len(law),
+    "greedy": lambda law: one_hot(argmax(law), len(law)),
+}
 
 
 def random_row(rng: random.Random, size: int, *, top: int = 8) -> tuple[int, ...]:
@@ -148,8 +203,10 @@ def make_worlds(
     max_new_tokens: int = 4,
     warps: tuple[str, ...] = ("plain",),
     kinds: tuple[str, ...] = ("independent", "autoregressive"),
+    reach: int = 1,
+    lies: tuple[str, ...] = ("",),
 ) -> list[World]:
-    """Return worlds of every listed kind and warp in turn; every third drafter is q about 1/p.
+    """Return worlds of every listed kind, warp and lie in turn; every third drafter is q about 1/p.
 
     Args:
         count: how many.
@@ -159,6 +216,8 @@ def make_worlds(
         max_new_tokens: limit of each generation.
         warps: names in WARPS, cycled.
         kinds: of drafters, cycled.
+        reach: how many last tokens the target reads.
+        lies: "" or names in LIES, cycled.
 
     Returns:
         `count` worlds.
@@ -186,18 +245,25 @@ def make_worlds(
                 max_new_tokens=max_new_tokens,
                 eos=vocab_size - 1,
                 warp=WARPS[warp],
+                reach=reach,
+                lie=lies[index % len(lies)],
             )
         )
     return worlds
 
 
-def mixed_worlds(*, seed: int, warps: tuple[str, ...] = ("plain",), size: int = 1) -> list[World]:
+def mixed_worlds(
+    *, seed: int, warps: tuple[str, ...] = ("plain",), size: int = 1, lies: tuple[str, ...] = ("",)
+) -> list[World]:
     """Return cheap worlds first: K = 1 and 2 with 3 tokens, then K = 2 with 4, where a bonus shows.
+
+    The worlds of K = 2 read two tokens back: a cache that kept a wrong one shows twice.
 
     Args:
         seed: of the tables.
         warps: names in WARPS, cycled.
         size: 9 worlds each.
+        lies: "" or names in LIES, cycled.
 
     Returns:
         9 * size worlds.
@@ -214,5 +280,7 @@ def mixed_worlds(*, seed: int, warps: tuple[str, ...] = ("plain",), size: int = 
             num_drafts=drafts,
             max_new_tokens=tokens,
             warps=warps,
+            reach=drafts,
+            lies=lies,
         )
     return worlds
