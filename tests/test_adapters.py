@@ -1,0 +1,357 @@
+"""Other engines under the kit: right ones pass, wrong ones fail, missing ones say what is missing.
+
+Every statistical assertion has a false-fail rate of 1e-9 (seeds are fixed); the rate at which a wrong
+engine passes stands beside it.
+"""
+
+import inspect
+import sys
+from types import ModuleType
+
+import pytest
+
+import dspec
+from dspec.errors import BackendUnavailable, ConfigError, DataError
+from dspec.testing import hf_sampler
+from dspec.testing.adapters import (
+    DRAFTER,
+    TARGET,
+    from_callable,
+    from_hf_assisted,
+    from_hf_sampler,
+    from_mlx_lm,
+    from_openai,
+    from_vllm_sampler,
+)
+from dspec.testing.array_mutants import Arrays
+from dspec.testing.battery import battery
+from dspec.testing.boundaries import check_boundaries
+from dspec.testing.checks import check_distribution
+from dspec.testing.coupling import check_coupling
+from dspec.testing.tabular import chain_law, checked_table
+from dspec.testing.windows import WRONG, from_chains, windows
+from tests.hf_like import strict_sampling
+from tests.table_server import FAULTS, sample, table_server
+from tests.tolerances import FLOAT64
+
+# 300 draws of these laws miss total variation 0.44 with chance 1e-6; the wrong engines below are further off.
+DRAWS = 300
+
+
+def judged(adapter, *, n=DRAWS, law=None):
+    """The report on an adapter's outputs."""
+    return check_distribution(adapter.generate, law or adapter.law, n=n, seed=1)
+
+
+# -- windows of a chain ------------------------------------------------------------------------------
+
+
+def chances(table, start, count, *, eos=None):
+    """(tokens, probability) of every text of `count` tokens, or fewer that end in `eos`."""
+    return chain_law(table, start, count, eos=eos).items()
+
+
+@pytest.mark.clause("RS-1")
+@pytest.mark.parametrize("eos", [None, 2])
+def test_every_window_has_the_law_of_the_first(eos):
+    """Exact: over all texts of 7 tokens, whether a window is there tells nothing of what is in it."""
+    table, start, length, asked = [[1, 2, 1], [3, 1, 0], [1, 1, 2]], 0, 2, 7
+    law = chain_law(table, start, length, eos=eos)
+    found = {}
+    for tokens, chance in chances(table, start, asked, eos=eos):
+        got = windows(tokens, start=start, length=length, asked=asked, eos=eos)
+        for place, outcome in enumerate(got):
+            found.setdefault(place, {}).setdefault(outcome, 0.0)
+            found[place][outcome] += chance
+    assert len(found) >= 3
+    for masses in found.values():
+        total = sum(masses.values())
+        assert masses.keys() == law.keys()
+        assert all(masses[key] / total == pytest.approx(law[key], abs=FLOAT64) for key in law)
+
+
+def test_windows_are_disjoint_and_begin_after_start():
+    tokens = [1, 0, 2, 0, 0, 1, 1, 2, 0, 2, 2, 1]
+    got = list(windows(tokens, start=0, length=3, asked=12))
+    assert got == [(1, 0, 2), (0, 1, 1), (2, 2, 1)]
+
+
+@pytest.mark.parametrize("tokens", [[1, 0], [], [1, 0, 2, 0], [2, 1, 1]])
+def test_a_text_of_another_length_gives_an_outcome_that_no_law_has(tokens):
+    got = list(windows(tokens, start=0, length=1, asked=3, eos=2))
+    assert got[-1][-1] == WRONG
+
+
+def test_a_text_that_ends_in_the_end_token_is_whole():
+    assert list(windows([1, 2], start=0, length=3, asked=6, eos=2)) == [(1, 2)]
+    # Too near the limit to count: a longer text could not have counted either.
+    assert list(windows([1, 0, 1, 2], start=0, length=3, asked=4, eos=2)) == [(1, 0, 1)]
+
+
+def test_as_many_outcomes_as_asked_for_with_seeds_of_their_own():
+    seeds = []
+
+    def chain(seed):
+        seeds.append(seed)
+        return sample(TARGET, 0, 20, seed)
+
+    generate = from_chains(chain, start=0, length=2, asked=20)
+    assert len(list(generate(30, 5))) == 30
+    assert len(set(seeds)) == len(seeds) > 3
+    with pytest.raises(ConfigError, match="length of a window"):
+        from_chains(chain, start=0, length=21, asked=20)
+
+
+# -- functions -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.clause("RS-20")
+def test_a_verifier_function_is_checked_without_chance():
+    right, wrong = (
+        from_callable(Arrays(), name="right"),
+        from_callable(Arrays(accepts=lambda u, q, p: u * p < q)),
+    )
+    assert (right.kind, right.name, wrong.name) == ("verify", "right", "Arrays")
+    assert check_boundaries(right.verify, xp=right.xp, mode=right.mode).passed
+    assert not check_boundaries(wrong.verify, xp=wrong.xp, mode=wrong.mode).passed
+    with pytest.raises(ConfigError, match="mode"):
+        from_callable(Arrays(), mode="token")
+
+
+@pytest.mark.clause("RS-20")
+def test_check_exactness_takes_adapters():
+    report = dspec.check_exactness(from_callable(Arrays(), name="right"), level="smoke")
+    assert report.passed, report
+    wrong = from_callable(Arrays(stale_bonus=True), name="wrong")
+    assert not dspec.check_exactness(wrong, level="smoke").passed
+    for table, right in ((TARGET, True), (DRAFTER, False)):
+        engine = from_callable(plain(table), law=chain_law(TARGET, 0, 3))
+        report = dspec.check_exactness(engine, level="smoke")
+        assert report.passed == right, report
+        assert report.alpha > 0 and report.beta is not None and report.delta is not None
+
+
+def plain(table):
+    """A generator of three tokens of a table, without drafts."""
+    return lambda n, seed: (tuple(sample(table, 0, 3, seed * 2**20 + i)) for i in range(n))
+
+
+# -- transformers --------------------------------------------------------------------------------------
+
+
+@pytest.mark.clause("RS-1", "RS-3")
+def test_transformers_assisted_generation(monkeypatch):
+    """A sampler that accepts all emits a forbidden outcome in over 1 of 5: 80 draws show none with chance 2e-8."""
+    from transformers.generation import utils
+
+    adapter = from_hf_assisted()
+    assert {"torch", "transformers"} <= adapter.versions.keys()
+    report = judged(adapter, n=200)
+    assert report.passed, report
+
+    def accepts_all(ids, candidate_logits, candidate_length, new_logits, **_):
+        bonus = new_logits[:, -1].softmax(-1).multinomial(1)
+        return utils.torch.cat((ids[:, -candidate_length:], bonus), dim=-1), utils.torch.tensor(
+            candidate_length
+        )
+
+    monkeypatch.setattr(utils, "_speculative_sampling", accepts_all)
+    assert not judged(adapter, n=80).passed
+
+
+def test_the_callers_torch_generator_is_left_alone():
+    import torch
+
+    torch.manual_seed(3)
+    needed = torch.rand(2)
+    torch.manual_seed(3)
+    judged(from_hf_sampler(given=False), n=5)
+    assert torch.equal(torch.rand(2), needed)
+
+
+@pytest.mark.clause("RS-4", "RS-7")
+def test_transformers_sampler_is_judged_at_the_edges_as_its_source_says(monkeypatch):
+    """`r <= p/q` accepts a draft of probability 0 at r = 0; a function with `<` passes the same battery."""
+    adapter = from_hf_sampler()
+    report = check_boundaries(adapter.verify, xp=adapter.xp, only="disjoint, u=0.0")
+    assert report.tried["cases"] == 1
+    assert report.passed != ("r_i <= probability_ratio" in inspect.getsource(hf_sampler.hf_function()))
+    assert check_boundaries(adapter.verify, xp=adapter.xp, only="disjoint, u=0.5").passed
+    monkeypatch.setattr(hf_sampler, "hf_function", lambda: strict_sampling)
+    # A law of sum 2 cannot be said in logits.
+    cases = [case for case in battery("rejection") if "sum 2" not in case.name]
+    report = check_boundaries(adapter.verify, xp=adapter.xp, given=cases)
+    assert report.passed, report
+
+
+@pytest.mark.clause("RS-10")
+def test_transformers_sampler_agrees_with_the_reference_on_given_uniforms(monkeypatch):
+    adapter = from_hf_sampler()
+    report = check_coupling(adapter.verify, xp=adapter.xp, rows=300, vocab=32)
+    assert report.passed, report
+    monkeypatch.setattr(hf_sampler._Given, "rand_like", lambda self, ratio: ratio * 0 + 0.5)
+    assert not check_coupling(adapter.verify, xp=adapter.xp, rows=300, vocab=32).passed
+
+
+@pytest.mark.clause("RS-1")
+def test_transformers_sampler_with_its_own_draws(monkeypatch):
+    """Without the residual's own row the law moves by 0.2: 4,000 draws miss 0.13 with chance 1e-6."""
+    report = judged(from_hf_sampler(given=False), n=1000)
+    assert report.passed, report
+    right = hf_sampler.hf_function()
+
+    def from_target(ids, candidate_logits, candidate_length, new_logits):
+        tokens, n = right(ids, candidate_logits, candidate_length, new_logits)
+        last = new_logits[0, int(n)].softmax(-1).multinomial(1)
+        tokens[0, -1] = last[0]
+        return tokens, n
+
+    monkeypatch.setattr(hf_sampler, "hf_function", lambda: from_target)
+    assert not judged(from_hf_sampler(given=False), n=4000).passed
+
+
+# -- mlx-lm --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.mlx
+@pytest.mark.clause("RS-1", "RS-3")
+def test_mlx_lms_speculative_loop(monkeypatch):
+    """Drawing evenly, over 1 of 5 outcomes is forbidden: 80 draws show none with chance 2e-8."""
+    pytest.importorskip("mlx_lm")
+    from mlx_lm import sample_utils
+
+    report = judged(from_mlx_lm(), n=200)
+    assert report.passed, report
+    right = sample_utils.make_sampler
+    monkeypatch.setattr(sample_utils, "make_sampler", lambda temp: right(temp=1e6 * temp))
+    assert not judged(from_mlx_lm(), n=80).passed
+
+
+# -- vLLM ----------------------------------------------------------------------------------------------
+
+
+def fake_vllm(monkeypatch, function):
+    """Install a package of vLLM's layout whose rejection_sample is ours."""
+    name = "vllm.v1.sample.rejection_sampler"
+    for end in range(1, 5):
+        part = ".".join(name.split(".")[:end])
+        monkeypatch.setitem(sys.modules, part, ModuleType(part))
+    sys.modules["vllm"].__version__ = "0.0.fake"
+    sys.modules[name].rejection_sample = function
+
+
+def flat_sampler(*, resample_from_target=False):
+    """Rejection sampling over vLLM's flat arrays: row ends in cu_num_draft_tokens, -1 after the end."""
+
+    def rejection_sample(
+        draft_token_ids,
+        num_draft_tokens,
+        max_spec_len,
+        cu_num_draft_tokens,
+        draft_probs,
+        target_probs,
+        bonus_token_ids,
+        sampling_metadata,
+    ):
+        import torch
+
+        assert sampling_metadata.all_random and not sampling_metadata.all_greedy
+        out = torch.full((len(num_draft_tokens), max_spec_len + 1), -1, dtype=torch.int32)
+        u = torch.rand(len(draft_token_ids))
+        for row, end in enumerate(cu_num_draft_tokens.tolist()):
+            for slot, at in enumerate(range(end - num_draft_tokens[row], end)):
+                p, q, token = target_probs[at], draft_probs[at], draft_token_ids[at]
+                if not u[at] * q[token] < p[token]:
+                    left = p if resample_from_target else (p - q).clamp(min=0)
+                    out[row, slot] = left.multinomial(1)
+                    break
+                out[row, slot] = token
+            else:
+                out[row, num_draft_tokens[row]] = bonus_token_ids[row, 0]
+        return out
+
+    return rejection_sample
+
+
+@pytest.mark.clause("RS-1")
+def test_vllms_sampler_is_called_as_its_source_reads(monkeypatch):
+    """No vLLM here: the plumbing is checked with a right and a wrong function of the same signature."""
+    fake_vllm(monkeypatch, flat_sampler())
+    adapter = from_vllm_sampler(device="cpu")
+    assert adapter.versions["vllm"] == "0.0.fake"
+    report = judged(adapter, n=4000)
+    assert report.passed, report
+    fake_vllm(monkeypatch, flat_sampler(resample_from_target=True))
+    assert not judged(from_vllm_sampler(device="cpu"), n=4000).passed
+
+
+def test_vllm_that_is_missing_or_asks_for_more_is_refused_by_name(monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(BackendUnavailable, match="pip install vllm"):
+        from_vllm_sampler()
+    fake_vllm(monkeypatch, lambda draft_token_ids, colour: None)
+    with pytest.raises(BackendUnavailable, match="'colour'"):
+        judged(from_vllm_sampler(device="cpu"))
+
+
+@pytest.mark.parametrize(("build", "module"), [(from_mlx_lm, "mlx_lm"), (from_hf_assisted, "transformers")])
+def test_a_missing_package_is_named(monkeypatch, build, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(BackendUnavailable, match=module.replace("_", "-")):
+        build()
+
+
+# -- an endpoint ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.clause("RS-1", "RS-14")
+@pytest.mark.parametrize("eos", [None, 3])
+def test_an_endpoint_that_serves_the_table_passes(eos):
+    with table_server(TARGET, eos=eos) as server:
+        adapter = from_openai(server.url, "table", table=TARGET, eos=eos, chain=64, extra={"top_k": 0})
+        report = judged(adapter, n=600)
+        path, body = server.seen[-1]
+    assert report.passed, report
+    assert path == "/v1/completions"
+    fixed = {"model": "table", "prompt": "a", "max_tokens": 64, "temperature": 1.0, "top_p": 1.0, "top_k": 0}
+    assert fixed.items() <= body.items()
+    assert len({body["seed"] for _, body in server.seen}) == len(server.seen)
+
+
+@pytest.mark.clause("RS-1", "RS-14")
+def test_an_endpoint_with_another_law_fails():
+    """A colder server is off by 0.4; one that loses a text's last letter shows at once."""
+    cold = checked_table(TARGET) ** 3
+    for table, loses in ((cold, 0), (TARGET, 1)):
+        with table_server(table, loses=loses) as server:
+            assert not judged(from_openai(server.url, "table", table=TARGET, chain=64), n=600).passed
+
+
+@pytest.mark.clause("RS-14")
+def test_an_endpoint_that_goes_on_after_the_end_token_fails():
+    with table_server(TARGET) as server:
+        adapter = from_openai(server.url, "table", table=TARGET, eos=3, chain=64)
+        assert not judged(adapter, n=20).passed
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_an_answer_that_is_none_is_a_typed_error(fault):
+    needed = BackendUnavailable if fault.startswith("status") else DataError
+    with table_server(TARGET, fault=fault) as server, pytest.raises(needed):
+        judged(from_openai(server.url, "table", table=TARGET), n=1)
+
+
+def test_a_server_that_is_slow_or_gone_is_unavailable():
+    with table_server(TARGET, delay=0.6) as server:
+        with pytest.raises(BackendUnavailable, match=r"within 0\.1 s"):
+            judged(from_openai(server.url, "table", table=TARGET, timeout=0.1), n=1)
+        url = server.url
+    with pytest.raises(BackendUnavailable, match="Is the server running"):
+        judged(from_openai(url, "table", table=TARGET, timeout=1), n=1)
+
+
+@pytest.mark.parametrize("wrong", [{"url": "file:///etc/passwd"}, {"url": "127.0.0.1:80"}, {"timeout": 0}])
+def test_addresses_and_limits_that_are_none_are_refused(wrong):
+    settings = {"url": "http://127.0.0.1:1/v1", "model": "table", **wrong}
+    with pytest.raises(ConfigError):
+        from_openai(**settings)
