@@ -135,7 +135,7 @@ def check_coupled_arrays(
         size = min(CHUNK, rows - number * CHUNK)
         case = random_case(size, vocab, num_drafts, seed=(seed, number), **shape)
         near, wrong = _differences(first, second, case, mode)
-        done, excused = done + size, excused + near
+        done, excused = done + (wrong["row"] + 1 if wrong else size), excused + near
         if wrong:
             again = {"rows": rows, "vocab": vocab, "num_drafts": num_drafts, "seed": seed, **shape}
             return Report(

@@ -140,3 +140,21 @@ def verifier(
 def match(targets: Any, drafts: Block, rows: Any, accept: Any, close: Any) -> Block:
     """Sample-match, right."""
     return verify_sample_match(targets, drafts, close)
+
+
+def whole_block(targets: Any, drafts: Block, rows: Any, accept: Any, close: Any) -> Block:
+    """Block verification, right: the longest prefix whose joint test passes stands, looked at from all.
+
+    Source: Sun et al., arXiv 2403.10444, algorithm 2.
+    """
+    ratio, kept, law = Fraction(1), 0, residual(targets[0], rows[0]) if rows else targets[0]
+    for k, token in enumerate(drafts):
+        ratio = min(Fraction(1), ratio * targets[k][token] / rows[k][token])
+        if k + 1 == len(drafts):
+            stands, left = accept[k] < ratio, targets[-1]
+        else:
+            left = [max(ratio * p - q, 0) for p, q in zip(targets[k + 1], rows[k + 1])]
+            stands = accept[k] * (sum(left) + 1 - ratio) < sum(left)
+        if stands:
+            kept, law = k + 1, left if sum(left) else targets[k + 1]
+    return [*drafts[:kept], draw(law, close[0])]

@@ -11,8 +11,15 @@ from typing import Any
 
 from dspec.oracle.rejection import argmax, draw, residual
 from dspec.oracle.warp import keep_top_p, normalised
-from dspec.testing.loop import Block, Loop, drafts_by, greedy, match, sampled, stop, verifier
-from dspec.testing.worlds import World
+from dspec.testing.loop import Block, Loop, drafts_by, greedy, match, sampled, stop, verifier, whole_block
+from dspec.testing.siblings import (
+    Siblings,
+    likeliest,
+    soft_likeliest,
+    unconditional,
+    without_replacement,
+)
+from dspec.testing.worlds import LIES, World, mixed_worlds
 
 HALF = Fraction(1, 2)
 
@@ -92,6 +99,16 @@ def _greedy_by(pick: Callable[[Any], int], *, any_max: bool = False) -> Callable
     return verify
 
 
+def _unwarped_drafts(world: World, context: Any, uniforms: Any) -> tuple[Block, list[Any]]:
+    """Right: drafts from the drafter's raw law, which is the law that is reported."""
+    rows: list[Any] = []
+    drafts: Block = []
+    for slot in range(world.num_drafts):
+        rows.append(normalised(world.raw_drafter(context, tuple(drafts))))
+        drafts.append(draw(rows[-1], uniforms("draft", len(context) - 1, slot)))
+    return drafts, rows
+
+
 def _last_argmax(law: Any) -> int:
     return max(range(len(law)), key=lambda token: (law[token], token))
 
@@ -143,23 +160,37 @@ class Specimen:
         name: what it does.
         sampler: to give to `check_exact_law`.
         wrong: whether the check must fail.
-        number: of the field bug in the survey; 0 for none.
+        number: of the field bug in the survey, "m1" to "m3" for several drafts; 0 for none.
         warps: settings (names in `worlds.WARPS`) in which it is checked.
+        lies: of the drafter (names in `worlds.LIES`, "" for honest) in its worlds.
     """
 
     name: str
-    sampler: Loop
+    sampler: Callable[..., tuple[int, ...]]
     wrong: bool = True
-    number: int = 0
+    number: int | str = 0
     warps: tuple[str, ...] = ("plain",)
+    lies: tuple[str, ...] = ("",)
+
+    def worlds(self, *, seed: int = 1, size: int = 1) -> list[World]:
+        """Return the worlds in which it is checked: 9 * size."""
+        return mixed_worlds(seed=seed, warps=self.warps, size=size, lies=self.lies)
 
 
 def _wrong(number: int, name: str, *, warps: tuple[str, ...] = ("plain",), **parts: Any) -> Specimen:
     return Specimen(name, Loop(**parts), True, number, warps)
 
 
+def _lying(lie: str) -> Specimen:
+    return Specimen(f"right verification of a drafter that lies: {lie}", Loop(), True, 0, lies=(lie,))
+
+
 def _right(name: str, *, warps: tuple[str, ...] = ("plain", "mixed"), **parts: Any) -> Specimen:
     return Specimen(name, Loop(**parts), False, 0, warps)
+
+
+def _several(number: int | str, name: str, *, wrong: bool = True, **parts: Any) -> Specimen:
+    return Specimen(name, Siblings(**parts), wrong, number)
 
 
 def _verdicts(parts: Sequence[tuple[int, str, dict[str, Any]]]) -> list[Specimen]:
@@ -236,6 +267,10 @@ MUTANTS: list[Specimen] = [
     _wrong(0, "drafter rows one slot off", propose=_next_rows),
     _wrong(0, "q reported at another temperature", propose=_other_temperature),
     _wrong(0, "the same uniforms in every pass", key=_no_position),
+    _several("m1", "several drafts: the law is not updated", left=lambda p, q, x: p),
+    _several("m2", "drafts without replacement, unconditional q", children=unconditional),
+    _several("m3", "likeliest drafts with a soft q", children=soft_likeliest),
+    *[_lying(lie) for lie in LIES],
 ]
 
 CONTROLS: list[Specimen] = [
@@ -251,5 +286,12 @@ CONTROLS: list[Specimen] = [
     _right("sample-match sharing the drafts' uniforms", verify=match, key=_shared("close", "draft")),
     _right("draft length chosen from the drafter's laws", propose=_cut_by_row),
     _right("draft cut after an unlikely token that is kept", propose=_cut_after_unlikely),
+    _right("warp on the target only", propose=_unwarped_drafts, warps=("half", "top_p", "mixed")),
+    _right("block verification", verify=whole_block),
+    _right("no drafts at all", propose=lambda world, context, uniforms: ([], [])),
+    Specimen("sample-match of drafters that lie", Loop(verify=match), False, lies=LIES),
+    _several(0, "several drafts, each for itself", wrong=False),
+    _several(0, "drafts without replacement, conditional q", wrong=False, children=without_replacement),
+    _several(0, "likeliest drafts, one-hot", wrong=False, children=likeliest),
     _right("greedy", propose=greedy, verify=_greedy_by(argmax), target=_unwarped, warps=("ties",)),
 ]
