@@ -6,7 +6,6 @@ from typing import Any
 from dspec.backends.registry import open_room
 from dspec.config import TrainConfig
 from dspec.engine import Engine
-from dspec.errors import ConfigError, explain
 from dspec.results import TrainResult
 
 
@@ -103,26 +102,32 @@ def _config(config: TrainConfig | str | Path | None) -> TrainConfig:
 def check_exactness(subject: Any, *, level: str = "smoke") -> Any:
     """Check that what is emitted has the target's law.
 
-    For an engine: the accept rules on the engine's own arrays (exact on dyadic laws, at the
-    boundaries, and coupled with the float64 reference), then the law of real sampled outputs
-    against the target's own, for the default policy and for sampled drafts. For a backend's array
-    operations: the accept rules alone.
+    For a backend's array operations: the accept rules on its arrays (exact on dyadic laws, at the
+    boundaries, coupled with the float64 reference), its drafts, and whole requests on table models whose
+    laws are known. For an engine: the rules of its backend, then its own sessions and outputs. For a
+    verifier function or an adapter: what can be seen of it.
 
     Spec: RS-1..RS-18, RS-20.
 
     Args:
-        subject: an `Engine`, or a backend's `ArrayOps`.
-        level: "smoke"; deeper levels are not built yet.
+        subject: an `Engine`; a backend's `ArrayOps`; a function (target_probs, draft_tokens, draft_probs,
+            accept_u, close_u) -> (tokens, n_accepted) on numpy arrays, see `dspec.testing.lattice.Verify`;
+            or an adapter made by `dspec.testing.adapters`.
+        level: "smoke", "full" or "nightly".
 
     Returns:
-        A `dspec.testing.report.Report`: `.passed`, `.to_json()`, and a text a person can read.
+        A `dspec.testing.report.Report`: `.passed`, `.parts`, `.to_json()`, and a text a person can read.
 
     Raises:
-        ConfigError: the level is not known.
-    """
-    if level != "smoke":
-        raise ConfigError(explain("level", repr(level), "'smoke'", remedy="Other levels are not built yet."))
-    # The kit needs hypothesis-free numpy only, but stays out of the import path of plain decoding.
-    from dspec.testing.engines import check_engine, check_rules
+        ConfigError: the level is not known, or the subject is none of these.
 
-    return check_engine(subject) if isinstance(subject, Engine) else check_rules(subject)
+    Example:
+        >>> def first_tokens(target, drafts, laws, accept, close):
+        ...     return drafts, 0 * drafts[:, 0]
+        >>> check_exactness(first_tokens).passed
+        False
+    """
+    # The kit stays out of the import path of plain decoding.
+    from dspec.testing.run import check_subject
+
+    return check_subject(subject, level=level)

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from dspec import __version__
+from dspec.cli_check import check
 from dspec.cli_options import with_settings
 from dspec.core.policies import POLICIES
 from dspec.decoders import Autoregressive, Speculative
@@ -143,26 +144,7 @@ def bench(
         (output / "bench.json").write_text(_json(result) + "\n", encoding="utf-8")
 
 
-@app.command()
-def check(
-    backend: Annotated[
-        str, typer.Option(help="Backends, with commas between: numpy, auto, cuda, cpu, mps, mlx.")
-    ] = "numpy,auto",
-    level: Annotated[str, typer.Option(help="smoke.")] = "smoke",
-    as_json: AsJson = False,
-) -> None:
-    """Check the accept rules of each backend against the exactness contract; exit 1 on a failure."""
-    import dspec
-    from dspec.backends.registry import open_ops
-
-    reports = {name: dspec.check_exactness(open_ops(name), level=level) for name in backend.split(",")}
-    if as_json:
-        print(_json({name: json.loads(report.to_json()) for name, report in reports.items()}))
-    else:
-        for name, report in reports.items():
-            print(f"{name}: {report}")
-    if not all(report.passed for report in reports.values()):
-        raise typer.Exit(1)
+app.command()(check)
 
 
 @app.command()

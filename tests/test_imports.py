@@ -40,7 +40,7 @@ ROOMS = {
     **{f"dspec.{name}": HOST for name in RUN},
 }
 # Only these may reach for the public kit, and only inside a function.
-KIT_USERS = ("dspec.api", "dspec.cli", "dspec.demo", "dspec.evaluation", "dspec.testing", "dspec.check")
+KIT_USERS = ("dspec.api", "dspec.cli", "dspec.cli_check", "dspec.demo", "dspec.evaluation", "dspec.testing")
 FRAMEWORKS = {"torch", "mlx", "mlx_lm", "transformers"}
 
 

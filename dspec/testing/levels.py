@@ -24,7 +24,8 @@ class Level:
         draws: outputs of an engine whose law is known.
         independent: pairs of outputs whose joint law is looked at.
         steps: steps of the state machine that rewinds caches.
-        cases: greedy rows with forced ties, and proposals whose honesty is checked.
+        cases: batches of greedy rows with forced ties, proposals whose honesty is checked, keys of uniforms.
+        longest: largest limit of a scripted request.
     """
 
     name: str
@@ -37,43 +38,47 @@ class Level:
     independent: int
     steps: int
     cases: int
+    longest: int
 
 
 SMOKE = Level(
     name="smoke",
     worlds=20,
-    instances=8,
-    coupled_rows=1_000,
+    instances=17,
+    coupled_rows=10_000,
     wide_rows=2,
-    pair_rows=20_000,
+    pair_rows=50_000,
     draws=300,
-    independent=300,
+    independent=100,
     steps=60,
-    cases=200,
+    cases=64,
+    longest=4,
 )
 FULL = Level(
     name="full",
     worlds=100,
     instances=200,
-    coupled_rows=4_000,
+    coupled_rows=40_000,
     wide_rows=40,
     pair_rows=2_000_000,
     draws=2_000,
-    independent=2_000,
+    independent=1_000,
     steps=500,
-    cases=2_000,
+    cases=1_000,
+    longest=7,
 )
 NIGHTLY = Level(
     name="nightly",
     worlds=500,
     instances=1_000,
-    coupled_rows=20_000,
+    coupled_rows=200_000,
     wide_rows=200,
     pair_rows=10_000_000,
     draws=10_000,
-    independent=10_000,
+    independent=5_000,
     steps=2_500,
-    cases=10_000,
+    cases=5_000,
+    longest=9,
 )
 LEVELS = {level.name: level for level in (SMOKE, FULL, NIGHTLY)}
 

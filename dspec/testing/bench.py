@@ -1,0 +1,93 @@
+"""What a subject offers to the checks: verifiers on its arrays, engines of tables, or its own outputs."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import array_api_compat.numpy as npx
+import numpy as np
+
+from dspec.core.rejection import verify_sample_match, verify_tokens
+from dspec.core.types import Draft, Uniforms
+from dspec.testing.lattice import Verify
+from dspec.testing.report import Report
+
+DTYPES = ("float32", "bfloat16", "float16")
+RULES: dict[str, Callable[..., Any]] = {
+    "rejection": verify_tokens,
+    "one_hot": verify_tokens,
+    "match": verify_sample_match,
+}
+MODES = tuple(RULES)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One subject as the checks see it; which of the fields are given decides which checks can run.
+
+    Args:
+        name: of the backend or adapter, for reports.
+        ops: a backend's `ArrayOps`: its accept rules, and engines of tables on its arrays.
+        engine: an `Engine` whose real outputs are looked at.
+        adapter: a sampler of somebody else (`dspec.testing.adapters`).
+    """
+
+    name: str
+    ops: Any = None
+    engine: Any = None
+    adapter: Any = None
+
+    def dtypes(self) -> Sequence[str]:
+        """Return the dtypes of laws that can be checked here."""
+        if self.ops is None:
+            return ("float32",)
+        return tuple(dtype for dtype in DTYPES if hasattr(self.ops.xp, dtype))
+
+    def verifier(self, mode: str, dtype: str) -> tuple[Verify, dict[str, Any]]:
+        """Return a verifier and what every check of it needs to know."""
+        if self.adapter is not None:
+            adapter = self.adapter
+            return adapter.verify, {"xp": adapter.xp, "mode": adapter.mode, "to_numpy": adapter.to_numpy}
+        return on_device(RULES[mode], self.ops, dtype), {"xp": npx, "mode": mode, "to_numpy": np.asarray}
+
+    def report_missing(self, check: str, what: str) -> Report:
+        """Return the report of a check that cannot run on this subject."""
+        return Report(check=check, passed=True, tried={}, not_run=f"{self.name} has no {what}")
+
+
+def on_device(rule: Callable[..., Any], ops: Any, dtype: str = "float32") -> Verify:
+    """Return an accept rule as the kit calls it: numpy in, the backend's device inside, numpy out.
+
+    Args:
+        rule: `dspec.core.rejection.verify_tokens` or `verify_sample_match`.
+        ops: the backend's `ArrayOps`.
+        dtype: of the laws on the device; uniforms stay float32.
+
+    Returns:
+        The verifier.
+    """
+
+    def verify(target: Any, tokens: Any, probs: Any, accept: Any, close: Any) -> tuple[Any, Any]:
+        def law(values: Any) -> Any:
+            given = ops.from_host(values)
+            return given if dtype == "float32" else ops.xp.astype(given, getattr(ops.xp, dtype))
+
+        draft = Draft(ops.from_host(tokens), None if probs is None else law(probs))
+        uniforms = Uniforms(ops.from_host(accept), ops.from_host(close))
+        verdict = rule(law(target), draft, uniforms, xp=ops.xp)
+        return to_numpy(verdict.tokens, ops), to_numpy(verdict.n_accepted, ops)
+
+    return verify
+
+
+def to_numpy(array: Any, ops: Any) -> Any:
+    """Return a device array as numpy, its shape kept.
+
+    Args:
+        array: of the backend; no 16-bit floats.
+        ops: the backend's `ArrayOps`.
+    """
+    try:
+        return np.from_dlpack(array)  # a million rows as nested lists take a second
+    except (AttributeError, BufferError, RuntimeError, TypeError, ValueError):
+        return np.asarray(ops.to_host(array)).reshape(array.shape)

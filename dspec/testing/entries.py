@@ -1,0 +1,189 @@
+"""The checks of the kit by name, each bound to what a subject offers; one entry runs one part of a level.
+
+An entry takes the subject's bench, the part's arguments, and what a replay narrows them to: keyword
+arguments of the check itself, in JSON types, such as the one instance that failed.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import array_api_compat.numpy as npx
+
+from dspec.backends.registry import open_ops
+from dspec.core.policies import POLICIES
+from dspec.core.types import Sampling
+from dspec.testing.bench import RULES, Bench, on_device
+from dspec.testing.boundaries import check_boundaries
+from dspec.testing.checks import check_distribution, check_exact_law
+from dspec.testing.coupling import check_coupled_arrays, check_coupling
+from dspec.testing.engines import default_prompt, draw_outputs, law_of_outputs
+from dspec.testing.honesty import check_honesty
+from dspec.testing.independence import check_independence, kinds_of
+from dspec.testing.isolation import check_isolation
+from dspec.testing.lattice import check_lattice
+from dspec.testing.recall import recall_engine
+from dspec.testing.report import Report
+from dspec.testing.requests import check_requests
+from dspec.testing.rollback import check_rollback
+from dspec.testing.stops import check_stop_rules
+from dspec.testing.streams import check_streams
+from dspec.testing.subjects import (
+    greedy_rule,
+    independent_engine,
+    interleaved,
+    keys_of,
+    listed,
+    outputs_of,
+    proposer,
+    scripted,
+)
+from dspec.testing.symbolic import decode_sampler
+from dspec.testing.table_engine import on_backend, settings_of, table_engine
+from dspec.testing.ties import check_greedy
+from dspec.testing.worlds import World, make_worlds, mixed_worlds
+
+Arguments = Mapping[str, Any]
+Entry = Callable[[Bench, Arguments, Arguments], Report]
+
+SAMPLED = ("plain", "half", "third", "top_p", "top_k", "mixed")
+GREEDY = ("greedy", "ties")
+LAW, DRAFT_LAW = (0.5, 0.3, 0.2), (0.25, 0.25, 0.5)  # of independent tokens: every pair comes up often
+NUM_DRAFTS = 2
+
+
+def exact_law(bench: Bench, given: Arguments, only: Arguments) -> Report:
+    """Enumerate the library's decode loop in worlds."""
+    warps = GREEDY if given["policy"] == "greedy" else SAMPLED
+    worlds = mixed_worlds(seed=given["seed"], warps=warps, size=-(-given["count"] // 9))
+    # The last ones are dearer and tell more: with four tokens a wrong bonus shows.
+    own = {"worlds": worlds[-given["count"] :]}
+    return check_exact_law(decode_sampler(given["policy"]), **{**own, **only})
+
+
+def lattice(bench: Bench, given: Arguments, only: Arguments) -> Report:
+    """Count a verifier's law over a grid of uniforms."""
+    verify, common = bench.verifier(given["mode"], given["dtype"])
+    own = {"count": given["count"], "seed": given["seed"], **common}
+    # Laws are cast on the device: numpy has no bfloat16 to hand them over in.
+    return check_lattice(verify, **{**own, **only, "dtype": common["xp"].float32})
+
+
+def boundaries(bench: Bench, given: Arguments, only: Arguments) -> Report:
+    """Try the edges of a verifier."""
+    verify, common = bench.verifier(given["mode"], "float32")
+    return check_boundaries(verify, **{**common, **only})
+
+
+def coupling(bench: Bench, given: Arguments, only: Arguments) -> Report:
+    """Compare a verifier with the scalar float64 reference."""
+    verify, common = bench.verifier(given["mode"], "float32")
+    own = {name: given[name] for name in ("rows", "vocab", "num_drafts", "seed")}
+    return check_coupling(verify, **{**own, **common, **only})
+
+
+def coupled_arrays(bench: Bench, given: Arguments, only: Arguments) -> Report:
+    """Compare a backend with numpy."""
+    rule = RULES[given["mode"]]
+    ours, theirs = on_device(rule, open_ops("numpy")), on_device(rule, bench.ops)
+    own = {name: given[name] for name in ("rows", "mode", "seed")}
+    return check_coupled_arrays(ours, theirs, **{**own, **only})
+
+
+def distribution(bench: Bench, given: Arguments, only: Arguments) -> Report:
+    """Draw outputs whose law is known: of an adapter, of an engine, or of an engine of tables."""
+    own = {name: given[name] for name in ("n", "seed", "alpha")}
+    if bench.adapter is not None:
+        adapter = bench.adapter
+        return check_distribution(adapter.generate, **{**own, "law": adapter.law, **only})
+    if bench.engine is not None:
+        law = law_of_outputs(bench.engine)
+        return check_distribution(draw_outputs(bench.engine, given["policy"]), **{**own, "law": law, **only})
+    world = world_of(given)
+    engine = table_engine(world, bench.ops)
+    settings = {**settings_of(world), "policy": given["policy"]}
+
+    def generate(n: int, seed: int) -> list[tuple[int, ...]]:
+        return [out.tokens for out in engine.generate([list(world.prompt)] * n, seed=seed, **settings)]
+
+    report = check_distribution(generate, **{**own, "law": world.law(), **only})
+    # The law is that of the world's warp, whatever the drafter, under the engine's own verifier.
+    return replace(report, clauses=(*report.clauses, "RS-3", "RS-13", "RS-18"))
+
+
+def independence(bench: Bench, given: Arguments, only: Arguments) -> Report:
+    """Look at pairs of outputs of an engine whose tokens are independent."""
+    engine = independent_engine(bench.ops, LAW, DRAFT_LAW, num_drafts=NUM_DRAFTS)
+    settings = {"temperature": 1.0, "policy": given["policy"], "max_new_tokens": NUM_DRAFTS + 3}
+    outputs = outputs_of(engine, (0, 1), **settings)
+    kinds = kinds_of(outputs, apart=NUM_DRAFTS + 1)
+    own = {name: given[name] for name in ("n", "seed", "alpha")}
+    law = {(token,): chance for token, chance in enumerate(LAW)}
+    keys = keys_of(engine, [[0, 1], [1, 1]], **settings)
+    return check_independence(kinds, **{**own, "law": law, "keys": keys, **only})
+
+
+def isolation(bench: Bench, given: Arguments, only: Arguments) -> Report:
+    """Generate requests alone and in company."""
+    form = {"interleaved": interleaved, "listed": listed}[given["form"]]
+    engine = bench.engine if bench.engine is not None else table_engine(world_of(given), bench.ops)
+    own: dict[str, Any] = {"seed": given["seed"]}
+    if bench.engine is not None:
+        ids = default_prompt(engine)
+        own["prompts"] = [ids[:1], ids[1:3], ids[:5], ids[2:3], ids]
+    generate = form(engine, temperature=1.0, policy=given["policy"])
+    return check_isolation(generate, **{**own, **only})
+
+
+def rollback(bench: Bench, given: Arguments, only: Arguments) -> Report:
+    """Walk a model's sessions against fresh ones."""
+    own = {"steps": given["steps"], "seed": given["seed"]}
+    if bench.engine is not None:
+        return check_rollback(lambda: bench.engine, **{**own, **only})
+    return check_rollback(lambda: on_backend(recall_engine(), bench.ops), **{**own, **only})
+
+
+def stop_rules(bench: Bench, given: Arguments, only: Arguments) -> Report:
+    """Run scripted requests over a grid of stops."""
+    own = {"longest": given["longest"], "slots": tuple(given["slots"])}
+    heat = 0.0 if given["policy"] == "greedy" else 1.0
+    generate = scripted(bench.ops, temperature=heat, policy=given["policy"])
+    return check_stop_rules(generate, **{**own, **only})
+
+
+def greedy(bench: Bench, given: Arguments, only: Arguments) -> Report:
+    """Force ties on greedy verification."""
+    own = {"count": given["count"], "seed": given["seed"], "dtype": None}
+    # In 16 bits the device ties what float32 tells apart, so such leads are left out there.
+    if given["dtype"] != "float32":
+        own["dtype"] = npx.float16
+    rule = greedy_rule(bench.ops, dtype=given["dtype"])
+    return check_greedy(rule, xp=npx, **{**own, **only})
+
+
+def honesty(bench: Bench, given: Arguments, only: Arguments) -> Report:
+    """Hold drafts against the law that is reported with them."""
+    sampling = Sampling(temperature=0.8, top_p=0.95) if given["cut"] else Sampling(temperature=1.0)
+    propose = proposer(bench.ops, sampling, POLICIES[given["policy"]])
+    own = {name: given[name] for name in ("vocab", "count", "seed")}
+    return check_honesty(propose, xp=npx, **{**own, **only})
+
+
+def requests(bench: Bench, given: Arguments, only: Arguments) -> Report:
+    """Watch whole requests of an engine of tables."""
+    return check_requests(bench.ops, **{"seed": given["seed"], **only})
+
+
+def streams(bench: Bench, given: Arguments, only: Arguments) -> Report:
+    """Compare the uniforms with an independent generator."""
+    return check_streams(**{"count": given["count"], "seed": given["seed"], **only})
+
+
+def world_of(given: Arguments) -> World:
+    """Return the world of a part that runs an engine of tables."""
+    return make_worlds(1, seed=given["world"], warps=(given.get("warp", "plain"),), num_drafts=2)[0]
+
+
+_ALL: tuple[Entry, ...] = (exact_law, streams, lattice, boundaries, coupling, coupled_arrays, greedy, honesty)
+_ALL += (requests, stop_rules, isolation, rollback, distribution, independence)
+CHECKS: dict[str, Entry] = {entry.__name__: entry for entry in _ALL}
