@@ -155,10 +155,9 @@ class ContextCache:
     """
 
     def __init__(self, *, n_layers: int, n_heads: int, head_dim: int, capacity: int, dtype: mx.Dtype) -> None:
-        shape = (1, n_heads, check_capacity(capacity), head_dim)
+        self._shape, self._dtype = (1, n_heads, check_capacity(capacity), head_dim), dtype
         # One buffer a layer: a write into one array for all would make every layer wait for the last.
-        self._keys = [mx.zeros(shape, dtype=dtype) for _ in range(n_layers)]
-        self._values = [mx.zeros(shape, dtype=dtype) for _ in range(n_layers)]
+        self._buffers: list[tuple[mx.array, mx.array] | None] = [None] * n_layers
 
     def write(self, layer: int, start: int, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Write keys and values (1, heads, n, head_dim) at positions start..start + n - 1.
@@ -167,6 +166,11 @@ class ContextCache:
             Views of keys and values at positions 0..start + n - 1.
         """
         end = start + keys.shape[2]
-        self._keys[layer][:, :, start:end] = keys
-        self._values[layer][:, :, start:end] = values
-        return self._keys[layer][:, :, :end], self._values[layer][:, :, :end]
+        # Made with the first write: left lazy by a thread, they could not be used in another.
+        own_keys, own_values = self._buffers[layer] = self._buffers[layer] or (self._blank(), self._blank())
+        own_keys[:, :, start:end] = keys
+        own_values[:, :, start:end] = values
+        return own_keys[:, :, :end], own_values[:, :, :end]
+
+    def _blank(self) -> mx.array:
+        return mx.zeros(self._shape, dtype=self._dtype)

@@ -103,6 +103,7 @@ class Drafter(nn.Module):
             draws = generator.standard_normal(weight.shape, dtype=np.float32)
             drawn.append((name, mx.array(draws * np.float32(self.config.initializer_range), weight.dtype)))
         self.load_weights(drawn)
+        mx.eval(self.parameters())  # left lazy by a thread, they could not be used in another
         return self
 
     def fuse(self, features: mx.array) -> mx.array:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
+import numpy as np
 
 # Most kept tokens that go into the next pass together with its own. A pass of 48 tokens reads the weights
 # once, as one of 16 does; a pass of its own for the kept ones would read them twice.
@@ -66,7 +67,7 @@ class Replay:
 
     def __init__(self, layers: Sequence[RecurrentLayer], *, capacity: int) -> None:
         self._layers = layers
-        self._ids = mx.zeros((1, capacity if layers else 0), dtype=mx.int32)
+        self._ids = mx.array(np.zeros((1, capacity if layers else 0), dtype=np.int32))  # not lazy
         self._at: int | None = 0  # position of the layers' states; None: a pass failed half way
         self._base, self._snapshot = 0, [layer.state for layer in layers]
         self._first = self._snapshot
@@ -75,6 +76,12 @@ class Replay:
     def needed(self) -> bool:
         """Whether there are recurrent layers."""
         return bool(self._layers)
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        """States, snapshots and kept tokens: all that the next pass may read, to evaluate it."""
+        states = [layer.state for layer in self._layers] + list(self._snapshot)
+        return [self._ids, *(array for state in states for array in state if array is not None)]
 
     def begin(self, length: int) -> Plan:
         """Put the states where the next pass starts.
@@ -97,8 +104,7 @@ class Replay:
     def tokens(self, plan: Plan) -> mx.array:
         """Return (1, n) tokens that a plan reads again.
 
-        A pass joins its own to them even where n is 0: so what `commit` notes is evaluated with the next
-        pass, and no graph of all passes waits for the end.
+        A pass joins its own to them even where n is 0.
         """
         return self._ids[:, plan.start : plan.kept]
 

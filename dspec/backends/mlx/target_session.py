@@ -52,6 +52,7 @@ class TargetSession:
         self._replay = Replay(self._cache.recurrent, capacity=capacity)
         self._chunk = chunk
         self._tidied = 0
+        self._features: mx.array | None = None  # of the last pass, until its verdict is read
 
     @property
     def length(self) -> int:
@@ -82,10 +83,12 @@ class TargetSession:
                     hidden, tapped_states = self._read(ids[:, first : first + self._chunk])
                     features.append(tapped_states)
             except BaseException:
-                self.rewind(start)  # a failing call leaves no half of a prompt
+                self._cache.rewind(start)  # a failing call leaves no half of a prompt
                 raise
             logits = self._target.logits(hidden[:, -1:])
-            return Scores(logits, mx.concatenate(features, axis=1) if self._layer_ids else None)
+            joined = mx.concatenate(features, axis=1) if self._layer_ids else None
+            self._begin(joined)
+            return Scores(logits, joined)
 
     def score(self, anchor: int, draft_tokens: mx.array) -> Scores:
         """Read the anchor and the drafts after it.
@@ -106,15 +109,25 @@ class TargetSession:
             first = mx.full((1, 1), anchor, dtype=mx.int32)
             ids = mx.concatenate([first, draft_tokens.astype(mx.int32)], axis=1)
             hidden, features = self._read(ids)
+            self._features = features
             return Scores(self._target.logits(hidden), features)
 
     def rewind(self, length: int) -> None:
         """Forget every position >= length."""
         self._cache.rewind(length)
+        self._begin(self._features)
         if length - self._tidied >= TIDY:
             mx.clear_cache()
         if not 0 <= length - self._tidied < TIDY:
             self._tidied = length
+
+    def _begin(self, features: mx.array | None) -> None:
+        """Begin what outlives a pass and its verdict does not read; do not wait for it.
+
+        MLX ties what is lazy to the thread that laid it out: a stream could not go on in another one.
+        """
+        mx.async_eval(features, self._replay.arrays)
+        self._features = None
 
     def _read(self, ids: mx.array) -> tuple[mx.array, mx.array | None]:
         """Read new positions; where layers are recurrent, after what a rewind made them forget."""

@@ -1,0 +1,93 @@
+"""MLX ties what is lazy to the thread that laid it out: what dspec keeps between two calls is not lazy.
+
+A web server reads a generator in one thread after another, and loads in a third.
+"""
+
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import dspec
+from dspec.backends.examples import init_generator
+from dspec.config import TrainConfig
+from dspec.demo.settings import shipped_target
+from tests import tiny_models
+from tests.reference_model import TAPS
+from tests.rooms import ROOMS
+from tests.test_mlx_hybrid import score
+from tests.tiny_training import make_drafter, make_target
+
+mx = pytest.importorskip("mlx.core")
+pytestmark = pytest.mark.mlx
+MLX = ROOMS["mlx"]
+
+
+def elsewhere(call, *words, **settings):
+    """What a call returns, or raises, in a thread of its own."""
+    found = {}
+
+    def run():
+        try:
+            found["value"] = call(*words, **settings)
+        except BaseException as error:
+            found["error"] = error
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if "error" in found:
+        raise found["error"]
+    return found["value"]
+
+
+def test_what_is_lazy_belongs_to_its_thread():
+    """Why this file is there; a version of MLX that lifts it makes the care needless."""
+    lazy = mx.ones(3) + 1
+    with pytest.raises(RuntimeError, match="no Stream"):
+        elsewhere(lazy.tolist)
+
+
+def read(kind, call):
+    """Features of four passes, each with its verdict and rewind in one call, as in a generator."""
+    session, states = tiny_models.opened(kind, MLX).session(layer_ids=TAPS, capacity=24), []
+
+    def one_pass(block):
+        length = session.length
+        scores = score(session, block) if length else session.prefill(block)
+        mx.eval(scores.logits)
+        if length:
+            session.rewind(length + len(block) - 1)
+        return scores.features
+
+    for block in ([4, 5, 6], [7, 8, 9, 10], [11, 12], [13, 14, 15]):
+        states.append(MLX.numpy(call(one_pass, block)))
+    return states
+
+
+@pytest.mark.clause("DL-4")
+@pytest.mark.parametrize("kind", ["qwen3", *tiny_models.HYBRID])
+def test_a_session_goes_on_in_any_thread(kind):
+    here = read(kind, lambda one_pass, block: one_pass(block))
+    for found, expected in zip(read(kind, elsewhere), here, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_fresh_weights_are_used_in_any_thread():
+    drafter = make_drafter(MLX, make_target(MLX))
+    elsewhere(drafter.initialise, init_generator(0))
+    assert all(np.isfinite(MLX.numpy(weight)).all() for weight in drafter.weights().values())
+
+
+@pytest.mark.parametrize("settings", [{}, {"temperature": 1.0, "policy": "rejection"}], ids=str)
+def test_a_stream_is_read_by_one_thread_after_another(settings):
+    engine = dspec.load(shipped_target(), backend="mlx")
+    config = TrainConfig(block_size=4, layers=1, seq_len=64)
+    fresh = MLX.front.new_learner(engine.target, config).drafter.eval()
+    engine = replace(engine, drafter=fresh)
+    settings = {"max_new_tokens": 8, "ignore_eos": True, **settings}
+    stream, tokens = engine.stream([11, 24, 7, 300], **settings), []
+    while chunk := elsewhere(next, stream, None):
+        tokens += chunk.tokens
+    assert tuple(tokens) == engine.generate([11, 24, 7, 300], **settings).tokens and len(tokens) == 8
