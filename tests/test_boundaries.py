@@ -1,7 +1,9 @@
 """Edges of the accept rules: extreme uniforms, empty residuals, odd V, bad rows, K = 0, purity."""
 
+import array_api_compat.numpy as npx
 import numpy as np
 import pytest
+from hypothesis import Phase, find, given, settings
 
 from dspec.core.numerics import draw
 from dspec.core.policies import ONE_HOT, REJECTION, SAMPLE_MATCH, draft_tokens, judge
@@ -11,8 +13,11 @@ from dspec.core.warp import warp
 from dspec.errors import ShapeError
 from dspec.oracle.rejection import draw_two_level
 from dspec.oracle.rejection import verify_greedy as oracle_greedy
-from dspec.testing.boundaries import TOP, check_boundaries
+from dspec.testing.array_mutants import ARRAY_MUTANTS
+from dspec.testing.battery import TOP, battery
+from dspec.testing.boundaries import check_boundaries
 from dspec.testing.coupling import grid_uniforms
+from dspec.testing.strategies import edge_rows
 from tests.namespaces import place
 from tests.verifiers import MODES, core_verify
 
@@ -24,7 +29,56 @@ RULES = {"tokens": verify_tokens, "match": verify_sample_match}
 def test_battery(xp, mode):
     report = check_boundaries(core_verify(xp, mode), xp=xp, mode=mode)
     assert report.passed, report
-    assert report.tried["rows"] > 800
+    assert report.tried["cases"] > 200 and report.tried["rows"] > 800
+
+
+EDGES = (
+    "disjoint, u=0.0", "disjoint, u=0.99", "equal, u=0.99", "one-hot equal", "one-hot against one-hot",
+    "threshold itself", "certain", "empty residual", "top of the CDF", "bottom of the CDF", "V=1,", "V=127,",
+    "V=128,", "V=129,", "V=257,", "V=1025,", "K=0", "NaN in", "inf in", "-inf in", "negative in", "sum 2 in",
+    "all zero in", "rows alone", "rows reversed", "rows in halves", "rows beside a NaN row", "ragged K",
+)  # fmt: skip
+
+
+@pytest.mark.clause("RS-4", "RS-5", "RS-7", "RS-9", "RS-16")
+def test_every_edge_of_the_list_is_in_the_battery():
+    """A case that falls out of the battery would leave its report green."""
+    names = [case.name for case in battery("rejection")]
+    assert len(set(names)) == len(names)
+    assert [edge for edge in EDGES if not any(name.startswith(edge) for name in names)] == []
+
+
+@pytest.mark.clause("RS-4", "RS-5", "RS-7", "NU-3", "NU-4")
+@settings(deadline=None, max_examples=200, derandomize=True)
+@given(case=edge_rows())
+def test_edge_rows_found_by_hypothesis(case):
+    report = check_boundaries(core_verify(npx, "rejection"), xp=npx, given=[case])
+    assert report.passed, (report, case)
+
+
+@pytest.mark.clause("RS-4", "RS-7", "NU-4")
+@pytest.mark.parametrize("number", (31, 32))
+def test_edge_rows_find_what_only_edges_show(number):
+    mutant = next(m for m in ARRAY_MUTANTS if m.number == number)
+
+    def fails(case):
+        return not check_boundaries(mutant.verify, xp=npx, given=[case]).passed
+
+    search = settings(derandomize=True, max_examples=2000, database=None, phases=[Phase.generate])
+    assert fails(find(edge_rows(), fails, settings=search))
+
+
+@pytest.mark.clause("RS-9", "RS-16")
+def test_a_failing_case_is_replayed_and_an_exception_is_a_failure():
+    mutant = next(m for m in ARRAY_MUTANTS if m.cases == ("rows alone",))
+    report = check_boundaries(mutant.verify, xp=npx)
+    again = check_boundaries(mutant.verify, xp=npx, **report.replay["arguments"])
+    assert not again.passed and again.counterexample == report.counterexample and again.tried["cases"] == 1
+
+    def broken(*arrays):
+        raise IndexError("out of rows")
+
+    assert "IndexError: out of rows" in check_boundaries(broken, xp=npx).counterexample["wrong"]
 
 
 @pytest.mark.clause("RS-7", "NU-1", "NU-4")

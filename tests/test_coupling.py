@@ -6,7 +6,10 @@ threshold, relative to p(d) for the acceptance test and to the law's mass for a 
 
 import pytest
 
-from dspec.testing.coupling import check_coupling, edge_distance, random_case, reference
+from dspec.testing import coupling
+from dspec.testing.array_mutants import ARRAY_MUTANTS, Arrays
+from dspec.testing.coupling import check_coupled_arrays, check_coupling, edge_distance, random_case, reference
+from dspec.testing.report import Report
 from tests.namespaces import NAMESPACES
 from tests.rooms import of_rooms
 from tests.verifiers import MODES, core_verify
@@ -42,3 +45,71 @@ def test_the_near_edge_rule_excuses_little():
     rows = [[part[index] for part in case] for index in range(1000)]
     near = sum(edge_distance(row, reference(row, "rejection"), "rejection") <= 2.0**-20 for row in rows)
     assert near < 10
+
+
+def on_host(room, mode):
+    """A room's verifier with numpy arrays in and out."""
+    verify = core_verify(room.xp, mode)
+    return lambda *arrays: [
+        room.numpy(x) for x in verify(*[x if x is None else room.array(x) for x in arrays])
+    ]
+
+
+@pytest.mark.clause("RS-10", "RS-12", "NU-1", "NU-2")
+@pytest.mark.parametrize("mode", MODES)
+def test_two_namespaces_agree_by_the_thousand(room, mode):
+    """A float64 verifier written apart against each backend: 20,000 rows a second; nightly, 10 million."""
+    witness = Arrays() if mode != "match" else core_verify(NAMESPACES["numpy"], mode)
+    report = check_coupled_arrays(witness, on_host(room, mode), rows=20_000, mode=mode, seed=5)
+    assert report.passed, report
+    assert report.tried["rows"] == 20_000 and report.tried["near-edge mismatches"] <= 5
+
+
+@pytest.mark.clause("RS-10")
+@pytest.mark.parametrize("check", ("coupling", "coupled_arrays"))
+def test_a_failing_row_is_replayed_from_the_report_alone(check):
+    mutant = next(m for m in ARRAY_MUTANTS if m.number == 34)
+    run = {
+        "coupling": lambda **settings: check_coupling(mutant.verify, xp=NAMESPACES["numpy"], **settings),
+        "coupled_arrays": lambda **settings: check_coupled_arrays(Arrays(), mutant.verify, **settings),
+    }[check]
+    first = run(rows=5000)
+    report = Report.from_json(first.to_json())
+    assert report.replay["check"] == first.check == check
+    again = run(**report.replay["arguments"])
+    assert not again.passed and again.counterexample == first.counterexample
+
+
+@pytest.mark.clause("RS-10")
+def test_one_wrong_row_in_the_last_batch_is_found(monkeypatch):
+    """Batches are drawn afresh, all rows are compared, the last batch may be short, and n_accepted counts."""
+    monkeypatch.setattr(coupling, "CHUNK", 64)
+    seen = []
+
+    def spoiled(target, *arrays):
+        tokens, n_accepted = Arrays()(target, *arrays)
+        seen.append((len(target), float(target[0, 0, 0])))
+        if len(target) == 8:
+            n_accepted[7] -= 1 if n_accepted[7] else -1
+        return tokens, n_accepted
+
+    report = check_coupled_arrays(Arrays(), spoiled, rows=200)
+    assert [size for size, _ in seen] == [64, 64, 64, 8] and len({mass for _, mass in seen}) == 4
+    assert not report.passed and (report.counterexample["chunk"], report.counterexample["row"]) == (3, 7)
+
+
+@pytest.mark.clause("RS-10")
+def test_near_edge_rows_are_excused_and_counted(monkeypatch):
+    """A verifier whose uniforms are all a little larger differs next to edges only: excused, but counted.
+
+    Both distances are 2^14 times what is declared, or one row in 4 million would show it.
+    """
+
+    def nudged(target, drafts, drafter, accept, close):
+        return Arrays()(target, drafts, drafter, accept + 2.0**-13, close)
+
+    settings = {"rows": 150_000, "vocab": 3, "num_drafts": 1}
+    assert not check_coupled_arrays(Arrays(), nudged, **settings).passed
+    monkeypatch.setattr(coupling, "NEAR", 2.0**-6)
+    report = check_coupled_arrays(Arrays(), nudged, **settings)
+    assert report.passed and 0 < report.tried["near-edge mismatches"] < 40, report

@@ -11,6 +11,8 @@ from typing import Any
 
 from dspec.errors import SpecViolation, explain
 
+ZERO, ONE = Fraction(0), Fraction(1)
+
 
 @dataclass
 class Path:
@@ -37,7 +39,7 @@ class Symbol:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.low, self.high = Fraction(0), Fraction(1)
+        self.low, self.high = ZERO, ONE
 
     def below(self, threshold: Any) -> bool:
         """Return whether the uniform lies below the threshold, and remember it."""
@@ -45,8 +47,13 @@ class Symbol:
             return False
         if threshold >= self.high:
             return True
-        threshold = Fraction(threshold)
-        answer = self.path.branch((threshold - self.low) / (self.high - self.low))
+        if type(threshold) is not Fraction:
+            threshold = Fraction(threshold)
+        # Most uniforms are asked once or from below: the general quotient costs three times as much.
+        chance = threshold if self.low is ZERO else threshold - self.low
+        if self.high is not ONE or self.low is not ZERO:
+            chance /= self.high - self.low
+        answer = self.path.branch(chance)
         if answer:
             self.high = threshold
         else:
@@ -70,7 +77,7 @@ class _Scaled:
     def __lt__(self, threshold: Any) -> bool:
         if self.scale == 0:
             return bool(threshold > 0)
-        return self.symbol.below(threshold / Fraction(self.scale))
+        return self.symbol.below(threshold if self.scale == 1 else threshold / Fraction(self.scale))
 
 
 class Source:

@@ -29,10 +29,10 @@ ALPHA = 1e-9  # of the distribution test whose draws are counted
 FIRST, CAP = 250, 2_048_000  # draws: at first, doubled up to
 
 ARRAY_CHECKS: dict[str, Callable[[Any], Report]] = {
-    "lattice": lambda verify: check_lattice(verify, xp=npx, dtype=npx.float32, count=6),
+    "lattice": lambda verify: check_lattice(verify, xp=npx, dtype=npx.float32, count=4),
     "boundaries": lambda verify: check_boundaries(verify, xp=npx),
     "coupling": lambda verify: check_coupling(verify, xp=npx, rows=1000),
-    "coupled_arrays": lambda verify: check_coupled_arrays(Arrays(), verify, rows=20_000),
+    "coupled_arrays": lambda verify: check_coupled_arrays(Arrays(), verify, rows=12_000),
 }
 
 

@@ -142,9 +142,10 @@ def _counted(
 ) -> Iterator[tuple[int, tuple[int, ...], int]]:
     """Yield (draft sequence, emitted tokens, how often): one number a row, counted, is 20 times a sort.
 
-    An id outside [0, V) counts as V, or is dropped if negative; n_accepted beyond K as K.
+    An emitted id outside [0, V) counts as V, which no law has; n_accepted beyond K counts as K.
     """
-    digits = np.where(np.arange(K + 1) <= n_accepted[:, None], np.clip(tokens, -1, vocab), -1) + 1
+    ids = np.where((tokens >= 0) & (tokens < vocab), tokens, vocab)
+    digits = np.where(np.arange(K + 1) <= n_accepted[:, None], ids + 1, 0)
     base = vocab + 2
     code = np.arange(len(tokens)) // size
     for slot in range(K + 1):

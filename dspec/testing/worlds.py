@@ -7,7 +7,7 @@ another law than it reports: a world of such a drafter is for what must fail, or
 """
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from functools import cache
@@ -164,7 +164,7 @@ def _tempered(law: Law) -> Law:
     return [Fraction(square, sum(squares)) for square in squares]
 
 
-LIARS = {
+LIARS: dict[str, Callable[[Law], Law]] = {
     "tempered": _tempered,
     "shifted": lambda law: [*law[1:], law[0]],
     "flat": lambda law: [Fraction(1, len(law))] * len(law),
