@@ -3,6 +3,8 @@
 import pytest
 
 from dspec.engine import Engine
+from dspec.testing.faulty_batches import Batches
+from dspec.testing.faulty_sessions import WRONG
 from dspec.testing.isolation import Asked, check_isolation, companies
 from dspec.testing.recall import recall_engine
 from dspec.testing.subjects import interleaved, listed
@@ -45,10 +47,19 @@ def test_streams_of_tiny_models_are_alone_in_any_company(room):
 
 
 def test_a_shared_session_is_seen_through_an_engine():
-    from dspec.testing.faulty_sessions import WRONG
-
     engine = WRONG["one cache for all requests"](recall_engine)()
     report = check_isolation(interleaved(engine, **SAMPLED))
+    assert not report.passed and len(report.counterexample["beside"]) == 1
+
+
+def test_equal_prompts_that_share_an_output_are_seen():
+    """Only a company of equal prompts, seeds and limits shows a cache that leaves out the number."""
+
+    def once_a_prompt(asked):
+        known = {(one.prompt, one.seed): one for one in reversed(asked)}
+        return Batches()([known[one.prompt, one.seed] for one in asked])
+
+    report = check_isolation(once_a_prompt)
     assert not report.passed and len(report.counterexample["beside"]) == 1
 
 

@@ -108,6 +108,16 @@ def test_a_walk_visits_what_it_is_for():
     assert str(Move(0, "score", (1, 2, 3), 1)) == "request 0: score [1, 2, 3], keep 1 of 2 drafts"
 
 
+def test_a_prompt_in_parts_is_walked_too():
+    class Restarting(faulty_sessions.Wrapped):
+        def prefill(self, tokens):
+            self._inner.rewind(0)
+            return self._inner.prefill(tokens)
+
+    report = check_rollback(faulty_sessions.around(target=Restarting)(recall_engine), steps=40)
+    assert report.counterexample["moves"][-1].startswith("request 0: more")
+
+
 def test_nan_is_never_equal_enough():
     class Broken(faulty_sessions.Wrapped):
         def score(self, anchor, draft_tokens):

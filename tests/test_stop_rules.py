@@ -6,6 +6,7 @@ import pytest
 
 from dspec.backends.numpy import NumpyOps
 from dspec.oracle.decode import cut
+from dspec.testing import faulty_loops
 from dspec.testing.stops import EOS, Case, Ended, check_stop_rules, expected, make_cases
 from dspec.testing.subjects import scripted
 from tests.pipeline_cases import assert_killed, assert_passes, controls_of, mutants_of
@@ -40,6 +41,16 @@ def test_an_engine_of_tables_ends_and_counts_right_on_the_whole_grid():
 def test_ignored_end_tokens_are_seen():
     report = check_stop_rules(scripted(NumpyOps(), ignore_eos=True))
     assert report.counterexample["eos_at"] == 0 and report.counterexample["needed"] == "eos"
+
+
+def test_an_end_token_behind_a_complete_stop_string_does_not_count():
+    def end_token_first(before, block, case):
+        kept, finish = faulty_loops.cut(before, block, case)
+        whole = (before + block)[: case.max_new_tokens]
+        return (whole[: whole.index(EOS) + 1], "eos") if EOS in whole else (kept, finish)
+
+    report = check_stop_rules(faulty_loops.StopLoop(cut=end_token_first))
+    assert report.counterexample["stops"] and report.counterexample["eos_at"] is not None
 
 
 def test_what_is_expected_agrees_with_the_reading_of_the_clauses():

@@ -52,7 +52,13 @@ def check_honesty(
         to_numpy: brings results to the host.
 
     Returns:
-        The report, alpha 0; its counterexample names the tokens and how the law lies around the uniform.
+        The report, alpha 0; its counterexample names the tokens and how near the uniform is to an edge.
+
+    Example:
+        >>> import array_api_compat.numpy as xp
+        >>> from dspec.testing.faulty_rules import Proposal
+        >>> check_honesty(Proposal(), xp=xp, vocab=100, count=8).passed
+        True
     """
     tried = {"drafts": 0, "near-edge drafts": 0}
     for start in range(0, count, BATCH):
@@ -188,6 +194,11 @@ def check_drafts(engine: Any, *, prompts: Sequence[Sequence[int]], seed: int = 0
 
     Returns:
         The report, alpha 0.
+
+    Example:
+        >>> from dspec.testing.recall import recall_engine
+        >>> check_drafts(recall_engine(), prompts=[[1]], temperature=1.0, policy="rejection").passed
+        True
     """
     tried = {"drafts": 0, "near-edge drafts": 0}
     for index, prompt in enumerate(prompts):

@@ -67,40 +67,26 @@ def check_independence(
     kinds = generate_pairs if isinstance(generate_pairs, Mapping) else {"pairs": generate_pairs}
     items = law.items() if isinstance(law, Mapping) else law
     laws = {_hashable(outcome): float(chance) for outcome, chance in items if chance}
-    tried = {"pairs": 0, "keys": 0}
-    report = {"alpha": alpha, "beta": beta, "clauses": CLAUSES}
     share = alpha / (2 * max(len(kinds), 1))
-    delta = least_detectable(len(laws) ** 2, n, alpha=share, beta=beta)
-    arguments = {
-        "n": n,
-        "seed": seed,
-        "alpha": alpha,
-        "beta": beta,
-        "law": [[_listed(outcome), chance] for outcome, chance in laws.items()],
-    }
-    wrong, kind = None, "keys"
+    tried = {"pairs": 0, "keys": 0}
+    found = None
     if keys is not None and only in (None, "keys"):
-        wrong = _read_twice(keys(seed), tried)
-    for kind, pairs in kinds.items() if wrong is None else ():
-        if only not in (None, kind):
-            continue
-        counts = Counter(pairs(n, seed))
-        tried["pairs"] += sum(counts.values())
-        wrong = _dependent(counts, laws, share=share)
-        if wrong is not None:
-            break
-    if wrong is None:
-        return Report(check="independence", passed=True, tried=tried, delta=delta, **report)
-    example = {"kind": kind, "seed": seed, **wrong}
-    replay = {"check": "independence", "arguments": {**arguments, "only": kind}}
+        found = _read_twice(keys(seed), tried)
+    for kind, pairs in kinds.items() if found is None else ():
+        if found is None and only in (None, kind):
+            found = _dependent(kind, Counter(pairs(n, seed)), laws, share, tried)
+    arguments = {"n": n, "seed": seed, "alpha": alpha, "beta": beta, "only": found and found["kind"]}
+    arguments["law"] = [[_listed(outcome), chance] for outcome, chance in laws.items()]
     return Report(
         check="independence",
-        passed=False,
+        passed=found is None,
         tried=tried,
-        delta=delta,
-        counterexample=example,
-        replay=replay,
-        **report,
+        alpha=alpha,
+        beta=beta,
+        delta=least_detectable(len(laws) ** 2, n, alpha=share, beta=beta),
+        clauses=CLAUSES,
+        counterexample=found and {"seed": seed, **found},
+        replay=found and {"check": "independence", "arguments": arguments},
     )
 
 
@@ -112,13 +98,16 @@ def _hashable(outcome: Any) -> Hashable:
     return tuple(outcome) if isinstance(outcome, list) else outcome
 
 
-def _dependent(counts: Counter[Any], laws: Mapping[Any, float], *, share: float) -> dict[str, Any] | None:
+def _dependent(
+    kind: str, counts: Counter[Any], laws: Mapping[Any, float], share: float, tried: dict[str, int]
+) -> dict[str, Any] | None:
     """Return the pair that is furthest off if the counts are not those of independent members, or None."""
     total = sum(counts.values())
+    tried["pairs"] += total
     chances = {pair: laws[pair[0]] * laws[pair[1]] for pair in itertools.product(laws, repeat=2)}
     foreign = [pair for pair in counts if pair not in chances]
     if foreign:
-        return {"forbidden pair": foreign[0]}
+        return {"kind": kind, "forbidden pair": foreign[0]}
     log_e = log_e_value([counts[pair] for pair in chances], list(chances.values()))
     distance = sum(abs(counts[pair] / total - chance) for pair, chance in chances.items()) / 2
     bound = math.sqrt((len(chances) * math.log(2) - math.log(share)) / (2 * total))
@@ -126,6 +115,7 @@ def _dependent(counts: Counter[Any], laws: Mapping[Any, float], *, share: float)
         return None
     worst = max(chances, key=lambda pair: abs(counts[pair] / total - chances[pair]))
     return {
+        "kind": kind,
         "pair": worst,
         "came": counts[worst],
         "of": total,
@@ -141,7 +131,8 @@ def _read_twice(keys: Iterable[Key], tried: dict[str, int]) -> dict[str, Any] | 
     for key in keys:
         tried["keys"] += 1
         if key in seen:
-            return {"key": name_key(key), "read first as number": seen[key], "again as number": tried["keys"]}
+            first = {"read first as number": seen[key], "again as number": tried["keys"]}
+            return {"kind": "keys", "key": name_key(key), **first}
         seen[key] = tried["keys"]
     return None
 
@@ -178,6 +169,10 @@ def kinds_of(outputs: Outputs, *, width: int = 1, apart: int | None = None) -> d
 
     Returns:
         Kinds by name.
+
+    Example:
+        >>> list(kinds_of(lambda seed, count: [(0, 0, 0, 0)] * count, apart=2))
+        ['rows', 'halves', 'seeds', 'positions']
     """
 
     found: dict[int, Sequence[tuple[int, ...]]] = {}

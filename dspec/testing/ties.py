@@ -46,6 +46,12 @@ def check_greedy(
 
     Returns:
         The report, alpha 0.
+
+    Example:
+        >>> import array_api_compat.numpy as xp
+        >>> from dspec.testing.faulty_rules import GreedyRule, last
+        >>> check_greedy(GreedyRule(), xp=xp).passed, check_greedy(GreedyRule(pick=last), xp=xp).passed
+        (True, False)
     """
     wide = dtype is None or dtype == xp.float32
     batches = make_batches(count, seed=seed, wide=wide) if row is None else [_one(row)]
@@ -141,6 +147,11 @@ def check_greedy_outputs(
 
     Returns:
         The report, alpha 0; `tried` counts tokens that were not the argmax but near it.
+
+    Example:
+        >>> from dspec.testing.recall import recall_engine
+        >>> check_greedy_outputs(recall_engine(), prompts=[[1, 2]], distance=0.0).tried["tokens"]
+        12
     """
     tried = {"prompts": 0, "tokens": 0, "near ties": 0}
     clauses = ("RS-11", "DL-7")
