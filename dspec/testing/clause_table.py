@@ -193,7 +193,7 @@ def _check_lines(report: Report) -> Iterator[str]:
     yield "| check | subject | result | tried | α | β | δ |"
     yield "|---|---|---|---|---|---|---|"
     for leaf in report.leaves():
-        tried = ", ".join(f"{count:,} {what}" for what, count in leaf.tried.items()) or leaf.not_run
+        tried = leaf.not_run or ", ".join(f"{count:,} {what}" for what, count in leaf.tried.items())
         numbers = [f"{leaf.alpha:.1e}" if leaf.alpha else "0"]
         numbers += ["" if x is None else f"{x:.2g}" for x in (leaf.beta, leaf.delta)]
         yield f"| {leaf.check} | {leaf.subject} | {leaf.status} | {tried} | " + " | ".join(numbers) + " |"

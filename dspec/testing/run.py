@@ -1,5 +1,6 @@
 """Runs the parts of a level: here or in processes, anew or on top of what a stopped run left."""
 
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cache
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dspec.backends.registry import open_ops
-from dspec.errors import ConfigError, explain
+from dspec.errors import BackendUnavailable, ConfigError, DataError, explain
 from dspec.testing.bench import Bench
 from dspec.testing.entries import CHECKS
 from dspec.testing.kept import KeptParts
@@ -110,11 +111,24 @@ def run_part(part: Part, bench: Bench | None = None, *, only: dict[str, Any] | N
     if part.dtype not in (*bench.dtypes(), EXACT):
         report = bench.report_missing(part.check, part.dtype)
     else:
-        report = CHECKS[part.check](bench, part.arguments, only or {})
+        report = _tried(part, bench, only or {})
     replay = report.replay or (None if report.passed else {"check": part.check, "arguments": only or {}})
     if replay is not None:
         replay = {**replay, "part": asdict(part)}
     return replace(report, check=part.check, subject=part.subject, replay=replay)
+
+
+def _tried(part: Part, bench: Bench, only: dict[str, Any]) -> Report:
+    """Run a check; what it raises is the subject's fault, and one part's, not the end of a run of hours."""
+    try:
+        return CHECKS[part.check](bench, part.arguments, only)
+    except (BackendUnavailable, ConfigError, DataError):
+        raise  # the caller's to mend: nothing was checked
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        at = f"{Path(place.filename).name}, line {place.lineno}, in {place.name}"
+        example = {"raised": f"{type(error).__name__}: {error}", "at": at}
+        return Report(check=part.check, passed=False, tried={}, counterexample=example)
 
 
 @cache
