@@ -70,6 +70,12 @@ class _Options:
     seed: int
     workers: int
 
+    def command(self) -> str:
+        """Return the command that gives this report; where files lie on this machine is no part of it."""
+        seed = f" --seed {self.seed}" if self.seed else ""
+        backends, dtypes = ",".join(self.backends), ",".join(self.dtypes)
+        return f"dspec check --backend {backends} --level {self.level.name} --dtype {dtypes}{seed} --report"
+
 
 @dataclass(frozen=True)
 class _Done:
@@ -85,7 +91,7 @@ class _Done:
         from dspec.evaluation.machine import describe_machine, describe_versions
 
         return {
-            "command": shlex.join(["dspec", *sys.argv[1:]]) if sys.argv[1:2] == ["check"] else "dspec check",
+            "command": self.options.command(),
             "level": self.options.level.name,
             "seed": self.options.seed,
             "workers": self.options.workers,

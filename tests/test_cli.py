@@ -120,12 +120,6 @@ def test_train_then_generate_with_the_trained_drafter(capsys, tmp_path, room):
     assert len(json.loads(run(capsys, *decode, "--json")[1])["tokens"]) == 6
 
 
-@pytest.mark.parametrize("backend", ["numpy", pytest.param("mlx", marks=pytest.mark.mlx)])
-def test_check_names_backends_and_passes(capsys, backend):
-    status, out, _ = run(capsys, "check", "--backend", backend, "--json")
-    assert status == 0 and json.loads(out)[backend]["passed"] is True
-
-
 def test_bench_prints_a_table_and_writes_the_figures(capsys, tmp_path, room):
     (tmp_path / "suite.jsonl").write_text('{"tokens": [101, 101, 100]}\n{"tokens": [60, 61]}\n')
     words = ("bench", TARGET, DRAFTER, "--suite", tmp_path / "suite.jsonl", "--output", tmp_path / "out")
