@@ -18,7 +18,7 @@ FAULTS = {
     "no text": (200, b'{"choices": [{"text": null, "finish_reason": "stop"}]}'),
     "unknown finish": (200, b'{"choices": [{"text": "ab", "finish_reason": "banana"}]}'),
     "foreign text": (200, b'{"choices": [{"text": "a z", "finish_reason": "length"}]}'),
-    "too long": (200, b" " * (2**20 + 1)),
+    "too long": (200, b'{"choices": [{"text": "a", "finish_reason": "length"}]}' + b" " * 2**20),
 }
 
 

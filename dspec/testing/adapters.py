@@ -137,7 +137,7 @@ def from_hf_sampler(
         num_drafts: drafted tokens a pass; for `given=False`.
 
     Returns:
-        The adapter. It goes row by row: some 5,000 rows a second.
+        The adapter. On given uniforms it goes row by row, some 5,000 a second: minutes at level smoke.
 
     Raises:
         BackendUnavailable: transformers or torch is not installed.
