@@ -18,6 +18,15 @@ def pytest_addoption(parser):
     parser.addoption(
         "--forbid-skips", action="store_true", help="a skipped test is a failure: what is asked for must run"
     )
+    as_metal = "MLX takes the branches of Metal on the CPU: stored dtypes, bfloat16 training, no float64"
+    parser.addoption("--as-on-metal", action="store_true", help=as_metal)
+
+
+def pytest_configure(config):
+    if config.getoption("--as-on-metal"):
+        from dspec.backends.mlx import ops
+
+        ops.on_metal = lambda: True  # before anything imports it by name
 
 
 @pytest.hookimpl(wrapper=True)

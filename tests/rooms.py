@@ -47,6 +47,8 @@ class Room:
     def array(self, values, dtype=None):
         """A numpy array or nested list as the room's; `dtype` by name, such as "bfloat16"."""
         values = np.asarray(values)
+        if values.dtype == np.float64 and dtype not in (None, "float64"):
+            values = values.astype(np.float32)  # Metal has no float64 to narrow from
         made = self._torch(values) if self.name == "torch" else self.xp.asarray(values)
         return made if dtype is None else self.xp.astype(made, getattr(self.xp, dtype))
 

@@ -19,6 +19,7 @@ from dspec.io.examples import Example
 VOCABULARY = 97
 MASK = 96
 SETTINGS = {"block_size": 4, "layers": 1, "batch_size": 4, "seq_len": 64, "anchors": 6, "warmup": 0.0}
+SETTINGS |= {"precision": "float32"}  # "auto" would be bfloat16 on Metal
 WIDTH, INNER, HEADS, GROUPS, HEAD = 32, 48, 4, 2, 8
 QWEN3 = {
     "architectures": ["Qwen3ForCausalLM"],
