@@ -4,7 +4,7 @@
     python examples/chat_mac.py --tiny --drafter drafter
 
 The second line takes the target that ships and runs on Linux too, on MLX's CPU build. An empty line or
-Ctrl-D ends the chat.
+Ctrl-D ends the chat; Ctrl-C stops an answer.
 """
 
 import argparse
@@ -73,6 +73,10 @@ def chat(engine: Engine, console: Console, **settings: Any) -> list[Stats]:
         messages.append({"role": "user", "content": line})
         try:
             replies.append(reply(engine, messages, console, **settings))
+        except KeyboardInterrupt:
+            messages.pop()
+            console.print(Text("\nstopped; this turn is forgotten", style="dim"))
+            continue
         except DspecError as error:
             # Such as a chat longer than the model reads: nothing of this turn is kept.
             messages.pop()

@@ -97,13 +97,13 @@ class Parrot:
     class target:
         tokenizer = object()
 
-    def __init__(self):
-        self.seen = []
+    def __init__(self, fault=None):
+        self.seen, self.fault = [], fault or ConfigError("too long")
 
     def stream(self, messages, **settings):
         self.seen.append([message["content"] for message in messages])
         if len(self.seen) == 2:
-            raise ConfigError("too long")
+            raise self.fault
         return iter([Chunk(tokens=(1, 2), pieces=("yes", " no"), n_accepted=1, n_drafted=3, finish="eos")])
 
 
@@ -116,3 +116,10 @@ def test_accepted_drafts_are_green_and_a_turn_that_fails_is_forgotten(monkeypatc
     assert "\x1b[32myes\x1b[0m\x1b[1;33m no\x1b[0m" in said and "ConfigError: too long" in said
     assert [stats.n_accepted for stats in replies] == [(1,), (1,)] and replies[0].tau == 2
     assert parrot.seen == [["a"], ["a", "yes no", "b"], ["a", "yes no", "c"]]
+
+
+def test_ctrl_c_stops_an_answer_and_not_the_chat(monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("a\nb\nc\n"))
+    console, parrot = Console(file=io.StringIO()), Parrot(KeyboardInterrupt())
+    assert len(chat_mac.chat(parrot, console)) == 2
+    assert "stopped" in console.file.getvalue() and parrot.seen[-1] == ["a", "yes no", "c"]
