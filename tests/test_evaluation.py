@@ -222,9 +222,17 @@ def test_the_machine_is_described_without_naming_it():
 
 
 @pytest.mark.mlx
-@pytest.mark.parametrize(("metal", "words"), [(True, "mlx on Metal: "), (False, "mlx on the CPU: ")])
-def test_the_device_of_mlx_is_metal_or_the_cpu_by_name(monkeypatch, metal, words):
-    monkeypatch.setattr("dspec.backends.mlx.hardware.on_metal", lambda: metal)
+@pytest.mark.parametrize(
+    ("gpu", "metal", "words"),
+    [
+        (True, True, "mlx on Metal: "),
+        (True, False, "mlx on a GPU that is not Metal: "),
+        (False, True, "mlx on the CPU: "),
+    ],
+)
+def test_the_device_of_mlx_is_named_for_what_it_is(monkeypatch, gpu, metal, words):
+    monkeypatch.setattr("dspec.backends.mlx.hardware.on_metal", lambda: gpu)
+    monkeypatch.setattr("mlx.core.metal.is_available", lambda: metal)
     found = describe_device(None, backend="mlx")
     assert found.startswith(words) and len(found) > len(words)
     assert describe_versions()["mlx-lm"] and describe_versions()["mlx"]

@@ -8,7 +8,7 @@ from dspec.backends.mlx.ops import on_metal
 
 
 def describe_device(target: Any) -> str:
-    """Return whether MLX runs on Metal or on the CPU, and the device's name.
+    """Return what MLX runs on, Metal, another GPU or the CPU, and the device's name.
 
     Args:
         target: an opened target; MLX has one device for all.
@@ -17,5 +17,7 @@ def describe_device(target: Any) -> str:
         Such as "mlx on Metal: Apple M3 Max" or "mlx on the CPU: x86_64".
     """
     facts = mx.device_info(mx.default_device())
-    kind = "Metal" if on_metal() else "the CPU"
+    # MLX has a build for CUDA too, which nothing here was written for: it is not to pass for Metal.
+    gpu = "Metal" if mx.metal.is_available() else "a GPU that is not Metal"
+    kind = gpu if on_metal() else "the CPU"
     return f"mlx on {kind}: {facts.get('device_name') or facts.get('architecture')}"
