@@ -78,6 +78,7 @@ def test_draws_are_counted_until_the_e_value_rejects():
     law = {0: 0.5, 1: 0.5}
     near, far = (draws_to_kill({0: 0.5 + d, 1: 0.5 - d}, law, seed=1) for d in (0.025, 0.1))
     assert 8 <= near / far <= 32
+    assert far == 2000  # 1,200 draws times the divergence are ln(1e9) and half a ln(n); then doubled
     assert draws_to_kill({0: 0.4, 1: 0.4, 2: 0.2}, law, seed=1) == kit.FIRST
     assert draws_to_kill(law, law, seed=1) is None
 

@@ -41,7 +41,11 @@ def test_every_stochastic_check_of_smoke_runs_with_the_runs_own_seed(bench):
 def test_one_run_passes_on_the_library(bench):
     """One run of smoke size: false-fail rate 9e-10; that a wrong engine fails it is test_independence's."""
     result = bench.one_run(("numpy", 7))
-    assert result["checks"] == len(bench.parts_of("numpy", 7)) and result["alarms"] == [] and 0 < result["alpha"] < 1e-9
+    assert (
+        result["checks"] == len(bench.parts_of("numpy", 7))
+        and result["alarms"] == []
+        and 0 < result["alpha"] < 1e-9
+    )
 
 
 def test_a_stopped_count_goes_on_with_other_seeds(bench, monkeypatch, tmp_path):
