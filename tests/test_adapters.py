@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 import dspec
-from dspec.errors import BackendUnavailable, ConfigError, DataError
+from dspec.errors import BackendUnavailable, ConfigError
 from dspec.testing import hf_sampler
 from dspec.testing.adapters import (
     DRAFTER,
@@ -20,7 +20,6 @@ from dspec.testing.adapters import (
     from_hf_assisted,
     from_hf_sampler,
     from_mlx_lm,
-    from_openai,
     from_vllm_sampler,
 )
 from dspec.testing.array_mutants import Arrays
@@ -28,11 +27,9 @@ from dspec.testing.battery import battery
 from dspec.testing.boundaries import check_boundaries
 from dspec.testing.checks import check_distribution
 from dspec.testing.coupling import check_coupling
-from dspec.testing.tabular import chain_law, checked_table
-from dspec.testing.windows import WRONG, from_chains, windows
+from dspec.testing.tabular import chain_law
 from tests.hf_like import strict_sampling
-from tests.table_server import FAULTS, sample, table_server
-from tests.tolerances import FLOAT64
+from tests.table_server import sample
 
 # 300 draws of these laws miss total variation 0.44 with chance 1e-6; the wrong engines below are further off.
 DRAWS = 300
@@ -41,65 +38,6 @@ DRAWS = 300
 def judged(adapter, *, n=DRAWS, law=None):
     """The report on an adapter's outputs."""
     return check_distribution(adapter.generate, law or adapter.law, n=n, seed=1)
-
-
-# -- windows of a chain ------------------------------------------------------------------------------
-
-
-def chances(table, start, count, *, eos=None):
-    """(tokens, probability) of every text of `count` tokens, or fewer that end in `eos`."""
-    return chain_law(table, start, count, eos=eos).items()
-
-
-@pytest.mark.clause("RS-1")
-@pytest.mark.parametrize("eos", [None, 2])
-def test_every_window_has_the_law_of_the_first(eos):
-    """Exact: over all texts of 7 tokens, whether a window is there tells nothing of what is in it."""
-    table, start, length, asked = [[1, 2, 1], [3, 1, 0], [1, 1, 2]], 0, 2, 7
-    law = chain_law(table, start, length, eos=eos)
-    found = {}
-    for tokens, chance in chances(table, start, asked, eos=eos):
-        got = windows(tokens, start=start, length=length, asked=asked, eos=eos)
-        for place, outcome in enumerate(got):
-            found.setdefault(place, {}).setdefault(outcome, 0.0)
-            found[place][outcome] += chance
-    assert len(found) >= 3
-    for masses in found.values():
-        total = sum(masses.values())
-        assert masses.keys() == law.keys()
-        assert all(masses[key] / total == pytest.approx(law[key], abs=FLOAT64) for key in law)
-
-
-def test_windows_are_disjoint_and_begin_after_start():
-    tokens = [1, 0, 2, 0, 0, 1, 1, 2, 0, 2, 2, 1]
-    got = list(windows(tokens, start=0, length=3, asked=12))
-    assert got == [(1, 0, 2), (0, 1, 1), (2, 2, 1)]
-
-
-@pytest.mark.parametrize("tokens", [[1, 0], [], [1, 0, 2, 0], [1, 0, 1, 0], [2, 1, 1]])
-def test_a_text_of_another_length_gives_an_outcome_that_no_law_has(tokens):
-    got = list(windows(tokens, start=0, length=1, asked=3, eos=2))
-    assert got[-1][-1] == WRONG
-
-
-def test_a_text_that_ends_in_the_end_token_is_whole():
-    assert list(windows([1, 2], start=0, length=3, asked=6, eos=2)) == [(1, 2)]
-    # Too near the limit to count: a longer text could not have counted either.
-    assert list(windows([1, 0, 1, 2], start=0, length=3, asked=4, eos=2)) == [(1, 0, 1)]
-
-
-def test_as_many_outcomes_as_asked_for_with_seeds_of_their_own():
-    seeds = []
-
-    def chain(seed):
-        seeds.append(seed)
-        return sample(TARGET, 0, 20, seed)
-
-    generate = from_chains(chain, start=0, length=2, asked=20)
-    assert len(list(generate(30, 5))) == 30
-    assert len(set(seeds)) == len(seeds) > 3
-    with pytest.raises(ConfigError, match="length of a window"):
-        from_chains(chain, start=0, length=21, asked=20)
 
 
 # -- functions -----------------------------------------------------------------------------------------
@@ -306,61 +244,3 @@ def test_a_missing_package_is_named(monkeypatch, build, module):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(BackendUnavailable, match=module.replace("_", "-")):
         build()
-
-
-# -- an endpoint ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.clause("RS-1", "RS-14")
-@pytest.mark.parametrize("eos", [None, 3])
-def test_an_endpoint_that_serves_the_table_passes(eos):
-    with table_server(TARGET, eos=eos) as server:
-        adapter = from_openai(server.url, "table", table=TARGET, eos=eos, chain=64, extra={"top_k": 0})
-        report = judged(adapter, n=600)
-        path, body = server.seen[-1]
-    assert report.passed, report
-    assert path == "/v1/completions"
-    fixed = {"model": "table", "prompt": "a", "max_tokens": 64, "temperature": 1.0, "top_p": 1.0, "top_k": 0}
-    assert fixed.items() <= body.items()
-    assert len({body["seed"] for _, body in server.seen}) == len(server.seen)
-
-
-@pytest.mark.clause("RS-1", "RS-14")
-def test_an_endpoint_with_another_law_fails():
-    """A colder server is off by 0.4; one that loses a text's last letter shows at once."""
-    cold = checked_table(TARGET) ** 3
-    for table, loses in ((cold, 0), (TARGET, 1)):
-        with table_server(table, loses=loses) as server:
-            assert not judged(from_openai(server.url, "table", table=TARGET, chain=64), n=600).passed
-
-
-@pytest.mark.clause("RS-14")
-def test_an_endpoint_that_goes_on_after_the_end_token_fails():
-    with table_server(TARGET) as server:
-        adapter = from_openai(server.url, "table", table=TARGET, eos=3, chain=64)
-        assert not judged(adapter, n=20).passed
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_an_answer_that_is_none_is_a_typed_error(fault):
-    needed = (
-        (BackendUnavailable, "status 500: out of memory") if fault == "status 500" else (DataError, "needs")
-    )
-    with table_server(TARGET, fault=fault) as server, pytest.raises(needed[0], match=needed[1]):
-        judged(from_openai(server.url, "table", table=TARGET), n=1)
-
-
-def test_a_server_that_is_slow_or_gone_is_unavailable():
-    with table_server(TARGET, delay=0.6) as server:
-        with pytest.raises(BackendUnavailable, match=r"within 0\.1 s"):
-            judged(from_openai(server.url, "table", table=TARGET, timeout=0.1), n=1)
-        url = server.url
-    with pytest.raises(BackendUnavailable, match="Is the server running"):
-        judged(from_openai(url, "table", table=TARGET, timeout=1), n=1)
-
-
-@pytest.mark.parametrize("wrong", [{"url": "file:///etc/passwd"}, {"url": "127.0.0.1:80"}, {"timeout": 0}])
-def test_addresses_and_limits_that_are_none_are_refused(wrong):
-    settings = {"url": "http://127.0.0.1:1/v1", "model": "table", **wrong}
-    with pytest.raises(ConfigError):
-        from_openai(**settings)
