@@ -2,8 +2,6 @@
 
 import json
 import os
-import shlex
-import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path

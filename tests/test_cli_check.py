@@ -21,7 +21,6 @@ from dspec.testing.report import Report
 from dspec.testing.run import run_part
 from tests.test_check_levels import TINY
 
-
 SCRIPT = """
 import sys
 from dspec import cli
@@ -129,22 +128,10 @@ def test_torch_is_a_name_for_its_cpu_and_names_are_not_run_twice():
 
 def test_a_killed_run_leaves_no_process_and_goes_on(tmp_path):
     """SIGKILL of the parent: its workers leave by themselves; the parts that were done are kept."""
-    code = "import dspec.testing.levels as l, dspec.cli, tests.test_check_levels as t, sys\n"
-    code += "if __name__ == '__main__':\n    l.LEVELS['smoke'] = t.TINY\n    sys.exit(dspec.cli.run(sys.argv[1:]))"
-    script = tmp_path / "go.py"
-    script.write_text(code)
-    folder = tmp_path / "out"
-    words = [
-        sys.executable,
-        str(script),
-        "check",
-        "--backend",
-        "numpy",
-        "--workers",
-        "2",
-        "--output",
-        str(folder),
-    ]
+    script, folder = tmp_path / "go.py", tmp_path / "out"
+    script.write_text(SCRIPT)
+    words = [sys.executable, str(script), "check", "--backend", "numpy", "--workers", "2"]
+    words += ["--output", str(folder)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     first = subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
     end = time.monotonic() + 60

@@ -1,6 +1,6 @@
 """Real outputs of an engine against the target's own law."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from dspec.testing.report import Report, merge
 # enough to see an accepted draft, a correction and the token after it.
 LENGTH, BRANCHES = 3, 2
 DRAWS = 400
+BATCH = 2_000  # generations held at a time: they remember every pass
 # Warmer than 1, so that the second token of a peaked law is not too rare to be seen in 400 draws.
 TEMPERATURE = 2.0
 POLICIES = ("one_hot", "rejection")
@@ -48,7 +49,7 @@ def check_outputs(
 
 def draw_outputs(
     engine: Any, policy: str, *, prompt: Sequence[int] | None = None
-) -> Callable[[int, int], list[tuple[int, ...]]]:
+) -> Callable[[int, int], Iterator[tuple[int, ...]]]:
     """Return what draws n outputs of an engine with a seed.
 
     Args:
@@ -62,8 +63,28 @@ def draw_outputs(
     ids = list(prompt) if prompt is not None else default_prompt(engine)
     settings = {"max_new_tokens": LENGTH, "temperature": TEMPERATURE, "top_k": BRANCHES, "policy": policy}
 
-    def generate(n: int, seed: int) -> list[tuple[int, ...]]:
-        return [out.tokens for out in engine.generate([ids] * n, seed=seed, **settings)]
+    return drawing(engine, ids, **settings)
+
+
+def drawing(
+    engine: Any, prompt: Sequence[int], **settings: Any
+) -> Callable[[int, int], Iterator[tuple[int, ...]]]:
+    """Return what draws n outputs with a seed, some thousand requests at a time.
+
+    Args:
+        engine: a `dspec.engine.Engine`.
+        prompt: token ids.
+        **settings: as for `Engine.generate`.
+
+    Returns:
+        (n, seed) -> outputs; the requests of a batch are numbered, each batch has a seed of its own.
+    """
+
+    def generate(n: int, seed: int) -> Iterator[tuple[int, ...]]:
+        for start in range(0, n, BATCH):
+            prompts = [list(prompt)] * min(BATCH, n - start)
+            for out in engine.generate(prompts, seed=seed + start // BATCH, **settings):
+                yield out.tokens
 
     return generate
 

@@ -17,7 +17,7 @@ from dspec.testing.bench import RULES, Bench, on_device
 from dspec.testing.boundaries import check_boundaries
 from dspec.testing.checks import check_distribution, check_exact_law
 from dspec.testing.coupling import check_coupled_arrays, check_coupling
-from dspec.testing.engines import default_prompt, draw_outputs, law_of_outputs
+from dspec.testing.engines import default_prompt, draw_outputs, drawing, law_of_outputs
 from dspec.testing.honesty import check_honesty
 from dspec.testing.independence import check_independence, kinds_of
 from dspec.testing.isolation import check_isolation
@@ -103,9 +103,7 @@ def distribution(bench: Bench, given: Arguments, only: Arguments) -> Report:
     engine = table_engine(world, bench.ops)
     settings = {**settings_of(world), "policy": given["policy"]}
 
-    def generate(n: int, seed: int) -> list[tuple[int, ...]]:
-        return [out.tokens for out in engine.generate([list(world.prompt)] * n, seed=seed, **settings)]
-
+    generate = drawing(engine, world.prompt, **settings)
     report = check_distribution(generate, **{**own, "law": world.law(), **only})
     # The law is that of the world's warp, whatever the drafter, under the engine's own verifier.
     return replace(report, clauses=(*report.clauses, "RS-3", "RS-13", "RS-18"))
