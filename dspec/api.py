@@ -111,7 +111,7 @@ def check_exactness(subject: Any, *, level: str = "smoke") -> Any:
 
     Args:
         subject: an `Engine`; a backend's `ArrayOps`; a function (target_probs, draft_tokens, draft_probs,
-            accept_u, close_u) -> (tokens, n_accepted) on numpy arrays, see `dspec.testing.lattice.Verify`;
+            accept_u, close_u) -> (tokens, n_accepted) on numpy arrays (`checks.lattice.Verify`);
             or an adapter made by `dspec.testing.adapters`.
         level: "smoke", "full" or "nightly".
 

@@ -26,7 +26,7 @@ import array_api_compat.numpy as npx
 from dspec.errors import BackendUnavailable
 from dspec.evaluation.machine import describe_machine, describe_versions
 from dspec.evaluation.report import write_json
-from dspec.testing.adapters import (
+from dspec.testing.adapters.sources import (
     DRAFTER,
     TARGET,
     Adapter,
@@ -35,13 +35,13 @@ from dspec.testing.adapters import (
     from_mlx_lm,
     from_openai,
 )
-from dspec.testing.battery import battery
-from dspec.testing.boundaries import check_boundaries
-from dspec.testing.checks import check_distribution
-from dspec.testing.coupling import check_coupling
-from dspec.testing.lattice import check_lattice
+from dspec.testing.checks.battery import battery
+from dspec.testing.checks.boundaries import check_boundaries
+from dspec.testing.checks.coupling import check_coupling
+from dspec.testing.checks.lattice import check_lattice
+from dspec.testing.checks.laws import check_distribution
+from dspec.testing.models.tabular import write_table_model
 from dspec.testing.report import Report
-from dspec.testing.tabular import write_table_model
 
 OUTPUT = Path("benchmarks/results/check_others.json")
 COMMAND = "python examples/check_others.py"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from dspec.testing.pipeline_mutants import PIPELINE_CONTROLS, PIPELINE_MUTANTS
+from dspec.testing.specimens.pipelines import PIPELINE_CONTROLS, PIPELINE_MUTANTS
 
 
 def mutants_of(check):

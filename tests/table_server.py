@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from random import Random
 
-from dspec.testing.tabular import LETTERS, checked_table, encode
+from dspec.testing.models.tabular import LETTERS, checked_table, encode
 
 # What a server may answer instead of a completion: (status, body).
 FAULTS = {

@@ -12,8 +12,8 @@ import pytest
 
 import dspec
 from dspec.errors import BackendUnavailable, ConfigError
-from dspec.testing import hf_sampler
-from dspec.testing.adapters import (
+from dspec.testing.adapters import hf_sampler
+from dspec.testing.adapters.sources import (
     DRAFTER,
     TARGET,
     from_callable,
@@ -22,12 +22,12 @@ from dspec.testing.adapters import (
     from_mlx_lm,
     from_vllm_sampler,
 )
-from dspec.testing.array_mutants import Arrays
-from dspec.testing.battery import battery
-from dspec.testing.boundaries import check_boundaries
-from dspec.testing.checks import check_distribution
-from dspec.testing.coupling import check_coupling
-from dspec.testing.tabular import chain_law
+from dspec.testing.checks.battery import battery
+from dspec.testing.checks.boundaries import check_boundaries
+from dspec.testing.checks.coupling import check_coupling
+from dspec.testing.checks.laws import check_distribution
+from dspec.testing.models.tabular import chain_law
+from dspec.testing.specimens.arrays import Arrays
 from tests.hf_like import strict_sampling
 from tests.table_server import sample
 

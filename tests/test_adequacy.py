@@ -8,14 +8,14 @@ import pytest
 
 from dspec.testing import adequacy as kit
 from dspec.testing.adequacy import AdequacyReport, Trial, adequacy, draws_to_kill, main
-from dspec.testing.array_mutants import ARRAY_CONTROLS, ARRAY_MUTANTS, Arrays
-from dspec.testing.battery import battery
-from dspec.testing.boundaries import check_boundaries
-from dspec.testing.coupling import check_coupled_arrays, check_coupling
-from dspec.testing.lattice import check_lattice
+from dspec.testing.checks.battery import battery
+from dspec.testing.checks.boundaries import check_boundaries
+from dspec.testing.checks.coupling import check_coupled_arrays, check_coupling
+from dspec.testing.checks.lattice import check_lattice
 from dspec.testing.levels import FULL
-from dspec.testing.mutants import CONTROLS, MUTANTS
-from dspec.testing.pipeline_mutants import PIPELINE_CONTROLS, PIPELINE_MUTANTS
+from dspec.testing.specimens.arrays import ARRAY_CONTROLS, ARRAY_MUTANTS, Arrays
+from dspec.testing.specimens.loops import CONTROLS, MUTANTS
+from dspec.testing.specimens.pipelines import PIPELINE_CONTROLS, PIPELINE_MUTANTS
 
 WRONG = Trial(kind="loop", number=1, name="wrong", must_fail="exact_law", passed=("exact_law",))
 RIGHT = Trial(kind="loop", number=0, name="right", must_fail="", killed={"lattice": {"instances": 2}})

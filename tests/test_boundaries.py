@@ -13,11 +13,11 @@ from dspec.core.warp import warp
 from dspec.errors import ShapeError
 from dspec.oracle.rejection import draw_two_level
 from dspec.oracle.rejection import verify_greedy as oracle_greedy
-from dspec.testing.array_mutants import ARRAY_MUTANTS
-from dspec.testing.battery import TOP, battery
-from dspec.testing.boundaries import check_boundaries
-from dspec.testing.coupling import grid_uniforms
-from dspec.testing.strategies import edge_rows
+from dspec.testing.checks.battery import TOP, battery
+from dspec.testing.checks.boundaries import check_boundaries
+from dspec.testing.checks.coupling import grid_uniforms
+from dspec.testing.models.strategies import edge_rows
+from dspec.testing.specimens.arrays import ARRAY_MUTANTS
 from tests.namespaces import place
 from tests.verifiers import MODES, core_verify
 

@@ -14,11 +14,11 @@ from dspec.testing.adapters import from_callable
 from dspec.testing.entries import CHECKS
 from dspec.testing.kept import KeptParts
 from dspec.testing.levels import FULL, LEVELS, NIGHTLY, SMOKE, level_named
+from dspec.testing.models.table_engine import table_engine
+from dspec.testing.models.worlds import make_worlds
 from dspec.testing.plan import STATISTICAL, Part, plan
 from dspec.testing.report import Report, merge
 from dspec.testing.run import check_subject, run_part, run_parts
-from dspec.testing.table_engine import table_engine
-from dspec.testing.worlds import make_worlds
 from tests.small_engines import small_engine
 from tests.verifiers import core_verify
 

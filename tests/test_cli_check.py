@@ -87,7 +87,7 @@ def test_the_tables_of_a_person(capsys, tiny, tmp_path, monkeypatch):
 def test_a_failure_is_exit_1_and_is_replayed_from_its_file(capsys, tiny, tmp_path, monkeypatch):
     path = tmp_path / "run.json"
     with monkeypatch.context() as patch:
-        patch.setattr("dspec.testing.recall.RecallTargetSession.rewind", lambda self, length: None)
+        patch.setattr("dspec.testing.models.recall.RecallTargetSession.rewind", lambda self, length: None)
         words = ("--backend", "numpy", "--dtype", "float32", "--workers", 1)
         status, out, err = run(capsys, *words, "--output", path)
         assert status == 1 and "FAILED: rollback numpy float32" in err

@@ -6,10 +6,16 @@ threshold, relative to p(d) for the acceptance test and to the law's mass for a 
 
 import pytest
 
-from dspec.testing import coupling
-from dspec.testing.array_mutants import ARRAY_MUTANTS, Arrays
-from dspec.testing.coupling import check_coupled_arrays, check_coupling, edge_distance, random_case, reference
+from dspec.testing.checks import coupling
+from dspec.testing.checks.coupling import (
+    check_coupled_arrays,
+    check_coupling,
+    edge_distance,
+    random_case,
+    reference,
+)
 from dspec.testing.report import Report
+from dspec.testing.specimens.arrays import ARRAY_MUTANTS, Arrays
 from tests.namespaces import NAMESPACES
 from tests.rooms import of_rooms
 from tests.verifiers import MODES, core_verify

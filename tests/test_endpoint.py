@@ -7,9 +7,9 @@ stands beside it.
 import pytest
 
 from dspec.errors import BackendUnavailable, ConfigError, DataError
-from dspec.testing.adapters import TARGET, from_openai
-from dspec.testing.checks import check_distribution
-from dspec.testing.tabular import checked_table
+from dspec.testing.adapters.sources import TARGET, from_openai
+from dspec.testing.checks.laws import check_distribution
+from dspec.testing.models.tabular import checked_table
 from tests.table_server import FAULTS, table_server
 
 

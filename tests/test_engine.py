@@ -12,7 +12,7 @@ from dspec.decoders import Autoregressive
 from dspec.engine import Engine
 from dspec.errors import ConfigError
 from dspec.stopwatch import Stopwatch
-from dspec.testing.engines import check_outputs
+from dspec.testing.checks.engines import check_outputs
 from tests.small_engines import small_engine
 
 

@@ -8,9 +8,9 @@ from dspec.errors import SpecViolation
 from dspec.oracle.decode import generate
 from dspec.oracle.enumerate import enumerate_law
 from dspec.oracle.rejection import POLICIES, draw, draw_two_level, residual
-from dspec.testing.checks import check_exact_law
-from dspec.testing.strategies import worlds
-from dspec.testing.worlds import KINDS, make_worlds, mixed_worlds
+from dspec.testing.checks.laws import check_exact_law
+from dspec.testing.models.strategies import worlds
+from dspec.testing.models.worlds import KINDS, make_worlds, mixed_worlds
 from tests.symbolic import ExactDrafter, ExactJudge, ExactTarget
 
 SAMPLED = ("plain", "half", "third", "top_p", "top_k", "mixed")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dspec.testing.array_mutants import Arrays
 from dspec.testing.levels import LEVELS
+from dspec.testing.specimens.arrays import Arrays
 from tests.table_server import table_server
 
 ROOT = Path(__file__).parent.parent

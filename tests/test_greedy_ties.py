@@ -6,10 +6,10 @@ import pytest
 
 from dspec.backends.numpy import NumpyOps
 from dspec.engine import Engine
-from dspec.testing import faulty_sessions
-from dspec.testing.recall import recall_engine
-from dspec.testing.subjects import greedy_rule
-from dspec.testing.ties import check_greedy, check_greedy_outputs, make_batches
+from dspec.testing.checks.ties import check_greedy, check_greedy_outputs, make_batches
+from dspec.testing.models.recall import recall_engine
+from dspec.testing.models.subjects import greedy_rule
+from dspec.testing.specimens import faulty_sessions
 from tests import tiny_models
 from tests.pipeline_cases import assert_killed, assert_passes, controls_of, mutants_of
 from tests.tiny_drafters import config_for, fresh

@@ -13,7 +13,7 @@ from dspec.core.policies import POLICIES, draft_tokens, judge
 from dspec.core.types import Draft, Sampling, Uniforms
 from dspec.core.warp import warp
 from dspec.oracle.warp import warp_logits
-from dspec.testing.boundaries import TOP
+from dspec.testing.checks.boundaries import TOP
 from tests.namespaces import to_numpy
 from tests.tolerances import FLOAT32
 

@@ -8,10 +8,10 @@ from dspec.core.policies import ONE_HOT
 from dspec.core.types import Draft, Sampling
 from dspec.engine import Engine
 from dspec.oracle.rejection import draw_two_level
-from dspec.testing.honesty import check_drafts, check_honesty, inverse
-from dspec.testing.recall import recall_engine
-from dspec.testing.subjects import proposer
-from dspec.testing.wrapping import Wrapped, around
+from dspec.testing.checks.honesty import check_drafts, check_honesty, inverse
+from dspec.testing.models.recall import recall_engine
+from dspec.testing.models.subjects import proposer
+from dspec.testing.models.wrapping import Wrapped, around
 from tests import tiny_models
 from tests.pipeline_cases import assert_killed, assert_passes, controls_of, mutants_of
 from tests.tiny_drafters import config_for, fresh

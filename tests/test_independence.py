@@ -10,9 +10,9 @@ import pytest
 
 from dspec.backends.numpy import NumpyOps
 from dspec.rng import Purpose, Stream
-from dspec.testing.independence import check_independence, kinds_of, logged_keys
-from dspec.testing.recall import recall_engine
-from dspec.testing.subjects import PROMPT, independent_engine, keys_of, outputs_of
+from dspec.testing.checks.independence import check_independence, kinds_of, logged_keys
+from dspec.testing.models.recall import recall_engine
+from dspec.testing.models.subjects import PROMPT, independent_engine, keys_of, outputs_of
 from tests.pipeline_cases import assert_killed, assert_passes, controls_of, mutants_of
 
 pytestmark = pytest.mark.clause("RS-8", "RN-2", "RN-4")

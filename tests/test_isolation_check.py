@@ -3,11 +3,11 @@
 import pytest
 
 from dspec.engine import Engine
-from dspec.testing.faulty_batches import Batches
-from dspec.testing.faulty_sessions import WRONG
-from dspec.testing.isolation import Asked, check_isolation, companies
-from dspec.testing.recall import recall_engine
-from dspec.testing.subjects import interleaved, listed
+from dspec.testing.checks.isolation import Asked, check_isolation, companies
+from dspec.testing.models.recall import recall_engine
+from dspec.testing.models.subjects import interleaved, listed
+from dspec.testing.specimens.faulty_batches import Batches
+from dspec.testing.specimens.faulty_sessions import WRONG
 from tests import tiny_models
 from tests.pipeline_cases import assert_killed, assert_passes, controls_of, mutants_of
 from tests.tiny_drafters import config_for, fresh

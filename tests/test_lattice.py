@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 
 from dspec.oracle.rejection import one_hot, residual
-from dspec.testing.array_mutants import ARRAY_MUTANTS
-from dspec.testing.instances import UNIT, make_instances
-from dspec.testing.lattice import check_lattice
+from dspec.testing.checks.instances import UNIT, make_instances
+from dspec.testing.checks.lattice import check_lattice
+from dspec.testing.models.strategies import dyadic_instances
 from dspec.testing.report import Report
-from dspec.testing.strategies import dyadic_instances
+from dspec.testing.specimens.arrays import ARRAY_MUTANTS
 from tests.namespaces import NAMESPACES, with_dtypes
 from tests.verifiers import MODES, core_verify
 

@@ -2,11 +2,11 @@
 
 import pytest
 
-from dspec.testing.checks import check_distribution, check_exact_law
-from dspec.testing.loop import Loop, match
-from dspec.testing.mutants import MUTANTS
+from dspec.testing.checks.laws import check_distribution, check_exact_law
+from dspec.testing.models.loop import Loop, match
+from dspec.testing.models.worlds import KINDS, LIES, make_worlds
 from dspec.testing.report import Report, merge
-from dspec.testing.worlds import KINDS, LIES, make_worlds
+from dspec.testing.specimens.loops import MUTANTS
 
 
 @pytest.mark.clause("RS-2", "RS-3")

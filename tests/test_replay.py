@@ -44,7 +44,7 @@ def lenient(patch):
 
 
 def forgetful(patch):
-    patch.setattr("dspec.testing.recall.RecallTargetSession.rewind", lambda self, length: None)
+    patch.setattr("dspec.testing.models.recall.RecallTargetSession.rewind", lambda self, length: None)
 
 
 def one_more(patch):
@@ -65,7 +65,7 @@ def last_of_ties(patch):
         verdict = verify_greedy(xp.flip(target, axis=-1), draft, xp=xp)
         return replace(verdict, tokens=target.shape[-1] - 1 - verdict.tokens)
 
-    patch.setattr("dspec.testing.subjects.verify_greedy", wrong)
+    patch.setattr("dspec.testing.models.subjects.verify_greedy", wrong)
 
 
 FAULTS = {

@@ -7,8 +7,8 @@ from dspec.backends.judge import RequestJudge
 from dspec.backends.numpy import NumpyOps
 from dspec.core.rejection import verify_greedy
 from dspec.rng import Purpose, Stream
-from dspec.testing.requests import FACTS, check_requests
-from dspec.testing.streams import check_streams
+from dspec.testing.checks.requests import FACTS, check_requests
+from dspec.testing.checks.streams import check_streams
 
 
 def one_key_for_all_accepts(patch):
@@ -58,7 +58,7 @@ MUTANTS = {
     "greedy": takes_the_least_likely,
     "again": shared_generator,
     "failure": reads_nan_as_zero,
-    "settings": lambda patch: patch.setattr("dspec.testing.requests.UNKNOWN", ({"top_k": 3},)),
+    "settings": lambda patch: patch.setattr("dspec.testing.checks.requests.UNKNOWN", ({"top_k": 3},)),
 }
 
 
@@ -109,5 +109,5 @@ def test_wrong_uniforms_are_found_and_replayed(fault):
 
 @pytest.mark.clause("RN-2")
 def test_purposes_are_numbered_for_ever(monkeypatch):
-    monkeypatch.setattr("dspec.testing.streams.PURPOSES", {"DRAFT": 1})
+    monkeypatch.setattr("dspec.testing.checks.streams.PURPOSES", {"DRAFT": 1})
     assert not check_streams(count=1).passed

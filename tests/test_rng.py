@@ -14,7 +14,7 @@ from dspec.core.types import Sampling
 from dspec.engine import Engine
 from dspec.errors import ConfigError
 from dspec.rng import Purpose, Stream
-from dspec.testing.checks import check_distribution, log_e_value
+from dspec.testing.checks.laws import check_distribution, log_e_value
 
 V, K = 5, 3
 

@@ -5,9 +5,9 @@ import pytest
 
 from dspec.backends.numpy import NumpyOps, TableDrafter, TableTarget
 from dspec.engine import Engine
-from dspec.testing import faulty_sessions
-from dspec.testing.recall import recall_engine
-from dspec.testing.rollback import Move, check_rollback, make_moves
+from dspec.testing.checks.rollback import Move, check_rollback, make_moves
+from dspec.testing.models.recall import recall_engine
+from dspec.testing.specimens import faulty_sessions
 from tests import tiny_models
 from tests.pipeline_cases import assert_killed, assert_passes, controls_of, mutants_of
 from tests.rooms import ROOMS

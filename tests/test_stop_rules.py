@@ -6,9 +6,9 @@ import pytest
 
 from dspec.backends.numpy import NumpyOps
 from dspec.oracle.decode import cut
-from dspec.testing import faulty_loops
-from dspec.testing.stops import EOS, Case, Ended, check_stop_rules, expected, make_cases
-from dspec.testing.subjects import scripted
+from dspec.testing.checks.stops import EOS, Case, Ended, check_stop_rules, expected, make_cases
+from dspec.testing.models.subjects import scripted
+from dspec.testing.specimens import faulty_loops
 from tests.pipeline_cases import assert_killed, assert_passes, controls_of, mutants_of
 
 pytestmark = pytest.mark.clause("RS-14", "DL-2", "DL-3", "DL-9")

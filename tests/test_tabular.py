@@ -8,9 +8,9 @@ import pytest
 
 import dspec
 from dspec.errors import ConfigError
-from dspec.testing.adapters import DRAFTER, TARGET
-from dspec.testing.checks import check_distribution
-from dspec.testing.tabular import bound, chain_law, checked_table, softmax, write_table_model
+from dspec.testing.adapters.sources import DRAFTER, TARGET
+from dspec.testing.checks.laws import check_distribution
+from dspec.testing.models.tabular import bound, chain_law, checked_table, softmax, write_table_model
 
 # Far apart and with zeros; the least probability is 1/4097.
 STEEP = ((4096, 1, 0, 0), (0, 0, 0, 1), (1, 1, 1, 1), (1, 0, 4096, 0))

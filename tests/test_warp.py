@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dspec.core.types import Sampling
 from dspec.core.warp import warp
 from dspec.oracle.warp import keep_top_k, keep_top_p, normalised, warp_logits, warp_weights
-from dspec.testing.strategies import warps, weight_rows
+from dspec.testing.models.strategies import warps, weight_rows
 from tests.namespaces import NAMESPACES, place, with_dtypes
 from tests.tolerances import FLOAT32, FLOAT64
 

@@ -3,9 +3,9 @@
 import pytest
 
 from dspec.errors import ConfigError
-from dspec.testing.adapters import TARGET
-from dspec.testing.tabular import chain_law
-from dspec.testing.windows import WRONG, from_chains, windows
+from dspec.testing.adapters.sources import TARGET
+from dspec.testing.adapters.windows import WRONG, from_chains, windows
+from dspec.testing.models.tabular import chain_law
 from tests.table_server import sample
 from tests.tolerances import FLOAT64
 

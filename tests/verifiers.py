@@ -7,7 +7,7 @@ MODES = ("rejection", "one_hot", "match")
 
 
 def core_verify(xp, mode):
-    """`dspec.testing.lattice.Verify` by the core's rule of a mode."""
+    """`dspec.testing.checks.lattice.Verify` by the core's rule of a mode."""
     rule = verify_sample_match if mode == "match" else verify_tokens
 
     def verify(target, tokens, probs, accept, close):

@@ -8,21 +8,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dspec.testing.boundaries import check_boundaries
-    from dspec.testing.checks import check_distribution, check_exact_law, smoke
-    from dspec.testing.coupling import check_coupled_arrays, check_coupling
-    from dspec.testing.honesty import check_honesty
-    from dspec.testing.independence import check_independence
-    from dspec.testing.isolation import check_isolation
-    from dspec.testing.lattice import check_lattice
-    from dspec.testing.pairs import compare_engines
+    from dspec.testing.checks.boundaries import check_boundaries
+    from dspec.testing.checks.coupling import check_coupled_arrays, check_coupling
+    from dspec.testing.checks.honesty import check_honesty
+    from dspec.testing.checks.independence import check_independence
+    from dspec.testing.checks.isolation import check_isolation
+    from dspec.testing.checks.lattice import check_lattice
+    from dspec.testing.checks.laws import check_distribution, check_exact_law, smoke
+    from dspec.testing.checks.pairs import compare_engines
+    from dspec.testing.checks.requests import check_requests
+    from dspec.testing.checks.rollback import check_rollback
+    from dspec.testing.checks.stops import check_stop_rules
+    from dspec.testing.checks.streams import check_streams
+    from dspec.testing.checks.ties import check_greedy
     from dspec.testing.report import Report
-    from dspec.testing.requests import check_requests
-    from dspec.testing.rollback import check_rollback
     from dspec.testing.run import check_subject
-    from dspec.testing.stops import check_stop_rules
-    from dspec.testing.streams import check_streams
-    from dspec.testing.ties import check_greedy
 
 __all__ = [
     "Report",
@@ -47,23 +47,23 @@ __all__ = [
 
 _HOMES = {
     "Report": "report",
-    "check_boundaries": "boundaries",
-    "check_coupled_arrays": "coupling",
-    "check_coupling": "coupling",
-    "check_distribution": "checks",
-    "check_exact_law": "checks",
-    "check_greedy": "ties",
-    "check_honesty": "honesty",
-    "check_independence": "independence",
-    "check_isolation": "isolation",
-    "check_lattice": "lattice",
-    "check_requests": "requests",
-    "check_rollback": "rollback",
-    "check_stop_rules": "stops",
-    "check_streams": "streams",
+    "check_boundaries": "checks.boundaries",
+    "check_coupled_arrays": "checks.coupling",
+    "check_coupling": "checks.coupling",
+    "check_distribution": "checks.laws",
+    "check_exact_law": "checks.laws",
+    "check_greedy": "checks.ties",
+    "check_honesty": "checks.honesty",
+    "check_independence": "checks.independence",
+    "check_isolation": "checks.isolation",
+    "check_lattice": "checks.lattice",
+    "check_requests": "checks.requests",
+    "check_rollback": "checks.rollback",
+    "check_stop_rules": "checks.stops",
+    "check_streams": "checks.streams",
     "check_subject": "run",
-    "compare_engines": "pairs",
-    "smoke": "checks",
+    "compare_engines": "checks.pairs",
+    "smoke": "checks.laws",
 }
 
 

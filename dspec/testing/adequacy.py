@@ -15,15 +15,15 @@ import array_api_compat.numpy as npx
 import numpy as np
 
 from dspec.oracle.enumerate import enumerate_law
-from dspec.testing.array_mutants import ARRAY_CONTROLS, ARRAY_MUTANTS, Arrays, ArraySpecimen
-from dspec.testing.boundaries import check_boundaries
-from dspec.testing.checks import check_exact_law, log_e_value, worst_outcome
-from dspec.testing.coupling import check_coupled_arrays, check_coupling
-from dspec.testing.lattice import check_lattice
+from dspec.testing.checks.boundaries import check_boundaries
+from dspec.testing.checks.coupling import check_coupled_arrays, check_coupling
+from dspec.testing.checks.lattice import check_lattice
+from dspec.testing.checks.laws import check_exact_law, log_e_value, worst_outcome
 from dspec.testing.levels import FULL, SMOKE, Level
-from dspec.testing.mutants import CONTROLS, MUTANTS, Specimen
-from dspec.testing.pipeline_mutants import PIPELINE_CONTROLS, PIPELINE_MUTANTS, PipelineSpecimen
 from dspec.testing.report import Report
+from dspec.testing.specimens.arrays import ARRAY_CONTROLS, ARRAY_MUTANTS, Arrays, ArraySpecimen
+from dspec.testing.specimens.loops import CONTROLS, MUTANTS, Specimen
+from dspec.testing.specimens.pipelines import PIPELINE_CONTROLS, PIPELINE_MUTANTS, PipelineSpecimen
 
 ALPHA = 1e-9  # of the distribution test whose draws are counted
 FIRST, CAP = 250, 2_048_000  # draws: at first, doubled up to

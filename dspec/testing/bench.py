@@ -9,7 +9,7 @@ import numpy as np
 
 from dspec.core.rejection import verify_sample_match, verify_tokens
 from dspec.core.types import Draft, Uniforms
-from dspec.testing.lattice import Verify
+from dspec.testing.checks.lattice import Verify
 from dspec.testing.report import Report
 
 DTYPES = ("float32", "bfloat16", "float16")

@@ -14,21 +14,21 @@ from dspec.backends.registry import open_ops
 from dspec.core.policies import POLICIES
 from dspec.core.types import Sampling
 from dspec.testing.bench import RULES, Bench, on_device
-from dspec.testing.boundaries import check_boundaries
-from dspec.testing.checks import check_distribution, check_exact_law
-from dspec.testing.coupling import check_coupled_arrays, check_coupling
-from dspec.testing.engines import default_prompt, draw_outputs, drawing, law_of_outputs
-from dspec.testing.honesty import check_honesty
-from dspec.testing.independence import check_independence, kinds_of
-from dspec.testing.isolation import check_isolation
-from dspec.testing.lattice import check_lattice
-from dspec.testing.recall import recall_engine
-from dspec.testing.report import Report
-from dspec.testing.requests import check_requests
-from dspec.testing.rollback import check_rollback
-from dspec.testing.stops import check_stop_rules
-from dspec.testing.streams import check_streams
-from dspec.testing.subjects import (
+from dspec.testing.checks.boundaries import check_boundaries
+from dspec.testing.checks.coupling import check_coupled_arrays, check_coupling
+from dspec.testing.checks.engines import default_prompt, draw_outputs, drawing, law_of_outputs
+from dspec.testing.checks.honesty import check_honesty
+from dspec.testing.checks.independence import check_independence, kinds_of
+from dspec.testing.checks.isolation import check_isolation
+from dspec.testing.checks.lattice import check_lattice
+from dspec.testing.checks.laws import check_distribution, check_exact_law
+from dspec.testing.checks.requests import check_requests
+from dspec.testing.checks.rollback import check_rollback
+from dspec.testing.checks.stops import check_stop_rules
+from dspec.testing.checks.streams import check_streams
+from dspec.testing.checks.ties import check_greedy
+from dspec.testing.models.recall import recall_engine
+from dspec.testing.models.subjects import (
     greedy_rule,
     independent_engine,
     interleaved,
@@ -38,10 +38,10 @@ from dspec.testing.subjects import (
     proposer,
     scripted,
 )
-from dspec.testing.symbolic import decode_sampler
-from dspec.testing.table_engine import on_backend, settings_of, table_engine
-from dspec.testing.ties import check_greedy
-from dspec.testing.worlds import World, make_worlds, mixed_worlds
+from dspec.testing.models.symbolic import decode_sampler
+from dspec.testing.models.table_engine import on_backend, settings_of, table_engine
+from dspec.testing.models.worlds import World, make_worlds, mixed_worlds
+from dspec.testing.report import Report
 
 Arguments = Mapping[str, Any]
 Entry = Callable[[Bench, Arguments, Arguments], Report]

@@ -27,7 +27,7 @@ def check_subject(subject: Any, *, level: str | Level = "smoke", seed: int = 0) 
 
     Args:
         subject: a `dspec.engine.Engine`; a backend's `ArrayOps`; a verifier function (see
-            `dspec.testing.lattice.Verify`) on numpy arrays; or an adapter of `dspec.testing.adapters`.
+            `dspec.testing.checks.lattice.Verify`) on numpy arrays; or an adapter of `dspec.testing.adapters`.
         level: "smoke", "full", "nightly", or a `Level`.
         seed: of everything random.
 

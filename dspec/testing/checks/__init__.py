@@ -1,0 +1,1 @@
+"""The checks: each tries one promise of the contract and returns a `Report`."""
