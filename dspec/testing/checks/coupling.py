@@ -71,17 +71,12 @@ def check_coupling(
         margin = edge_distance(given, needed, mode)
         if margin > NEAR:
             again = {"rows": rows, "vocab": vocab, "num_drafts": num_drafts, "mode": mode, "seed": seed}
+            example = {"row": index, "seed": seed, "got": got, "needed": needed, "edge distance": margin}
             return Report(
                 check="coupling",
                 passed=False,
                 tried={"rows": index + 1},
-                counterexample={
-                    "row": index,
-                    "seed": seed,
-                    "got": got,
-                    "needed": needed,
-                    "edge distance": margin,
-                },
+                counterexample=example,
                 clauses=CLAUSES,
                 replay={"check": "coupling", "arguments": {**again, "spread": spread, "row": index}},
             )

@@ -11,17 +11,8 @@ from typing import Any
 
 from dspec.oracle.rejection import argmax, draw, residual
 from dspec.oracle.warp import keep_top_p, normalised
-from dspec.testing.models.loop import (
-    Block,
-    Loop,
-    drafts_by,
-    greedy,
-    match,
-    sampled,
-    stop,
-    verifier,
-    whole_block,
-)
+from dspec.testing.models.loop import Block, Loop, drafts_by, greedy, match, sampled, stop
+from dspec.testing.models.loop import verifier, whole_block
 from dspec.testing.models.worlds import LIES, World, mixed_worlds
 from dspec.testing.specimens.siblings import (
     Siblings,
