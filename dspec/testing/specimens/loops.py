@@ -11,8 +11,17 @@ from typing import Any
 
 from dspec.oracle.rejection import argmax, draw, residual
 from dspec.oracle.warp import keep_top_p, normalised
-from dspec.testing.models.loop import Block, Loop, drafts_by, greedy, match, sampled, stop
-from dspec.testing.models.loop import verifier, whole_block
+from dspec.testing.models.loop import (
+    Block,
+    Loop,
+    drafts_by,
+    greedy,
+    match,
+    sampled,
+    stop,
+    verifier,
+    whole_block,
+)
 from dspec.testing.models.worlds import LIES, World, mixed_worlds
 from dspec.testing.specimens.siblings import (
     Siblings,
@@ -198,6 +207,8 @@ def _verdicts(parts: Sequence[tuple[int, str, dict[str, Any]]]) -> list[Specimen
     return [_wrong(number, name, verify=verifier(**changed)) for number, name, changed in parts]
 
 
+GREEDY: dict[str, Any] = {"propose": greedy, "target": _unwarped, "warps": ("ties",)}
+
 MUTANTS: list[Specimen] = [
     *_verdicts(
         [
@@ -248,22 +259,8 @@ MUTANTS: list[Specimen] = [
         "loses the correction after accepted drafts",
         keep=lambda block, drafted: block[:-1] if 1 < len(block) <= drafted else block,
     ),
-    _wrong(
-        35,
-        "greedy ties to the last index",
-        verify=_greedy_by(_last_argmax),
-        propose=greedy,
-        target=_unwarped,
-        warps=("ties",),
-    ),
-    _wrong(
-        35,
-        "greedy accepts any maximum",
-        verify=_greedy_by(argmax, any_max=True),
-        propose=greedy,
-        target=_unwarped,
-        warps=("ties",),
-    ),
+    _wrong(35, "greedy ties to the last index", verify=_greedy_by(_last_argmax), **GREEDY),
+    _wrong(35, "greedy accepts any maximum", verify=_greedy_by(argmax, any_max=True), **GREEDY),
     _wrong(37, "drops a drawn token of low probability", propose=_drop_unlikely),
     _wrong(0, "drafter rows one slot off", propose=_next_rows),
     _wrong(0, "q reported at another temperature", propose=_other_temperature),
@@ -294,5 +291,5 @@ CONTROLS: list[Specimen] = [
     _several(0, "several drafts, each for itself", wrong=False),
     _several(0, "drafts without replacement, conditional q", wrong=False, children=without_replacement),
     _several(0, "likeliest drafts, one-hot", wrong=False, children=likeliest),
-    _right("greedy", propose=greedy, verify=_greedy_by(argmax), target=_unwarped, warps=("ties",)),
+    _right("greedy", verify=_greedy_by(argmax), **GREEDY),
 ]
