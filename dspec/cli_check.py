@@ -101,7 +101,12 @@ class _Done:
     def plain(self) -> dict[str, Any]:
         """Return everything for JSON."""
         report = json.loads(self.report.to_json())
-        return {"passed": self.report.passed, **self.about(), "clauses": self.table.plain(), "report": report}
+        return {
+            "passed": self.report.status == "passed",
+            **self.about(),
+            "clauses": self.table.plain(),
+            "report": report,
+        }
 
     def markdown(self) -> str:
         """Return everything for people."""
@@ -181,5 +186,5 @@ def _replay(path: Path, *, as_json: bool) -> None:
         raise ConfigError(explain("--replay", f"{path}: {error}", "a saved report")) from error
     report = run(text)
     print(report.to_json() if as_json else report)
-    if not report.passed:
+    if report.status != "passed":
         raise typer.Exit(1)

@@ -136,7 +136,10 @@ def _spec_order(clause: str) -> tuple[int, int]:
 
 
 def _row(clause: str, columns: Sequence[Column], leaves: Sequence[Report]) -> Row:
-    behind = [leaf for leaf in leaves if clause in leaf.clauses]
+    names = {leaf.check for leaf in leaves if clause in leaf.clauses}
+    # A check that broke off before it said what it stands for fails all that it shows elsewhere.
+    broke = [leaf for leaf in leaves if leaf.status == "FAILED" and not leaf.clauses and leaf.check in names]
+    behind = [leaf for leaf in leaves if clause in leaf.clauses] + broke
     cells = {column: _status([leaf for leaf in behind if _column(leaf) == column]) for column in columns}
     return Row(clause, cells, tuple(dict.fromkeys(leaf.check for leaf in behind)))
 

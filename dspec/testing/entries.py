@@ -93,18 +93,19 @@ def coupled_arrays(bench: Bench, given: Arguments, only: Arguments) -> Report:
 def distribution(bench: Bench, given: Arguments, only: Arguments) -> Report:
     """Draw outputs whose law is known: of an adapter, of an engine, or of an engine of tables."""
     own = {name: given[name] for name in ("n", "seed", "alpha")}
+    # The law is always the subject's own: JSON has no tuples or numbers for keys.
     if bench.adapter is not None:
         adapter = bench.adapter
-        return check_distribution(adapter.generate, **{**own, "law": adapter.law, **only})
+        return check_distribution(adapter.generate, **{**own, **only, "law": adapter.law})
     if bench.engine is not None:
         law = law_of_outputs(bench.engine)
-        return check_distribution(draw_outputs(bench.engine, given["policy"]), **{**own, "law": law, **only})
+        return check_distribution(draw_outputs(bench.engine, given["policy"]), **{**own, **only, "law": law})
     world = world_of(given)
     engine = table_engine(world, bench.ops)
     settings = {**settings_of(world), "policy": given["policy"]}
 
     generate = drawing(engine, world.prompt, **settings)
-    report = check_distribution(generate, **{**own, "law": world.law(), **only})
+    report = check_distribution(generate, **{**own, **only, "law": world.law()})
     # The law is that of the world's warp, whatever the drafter, under the engine's own verifier.
     return replace(report, clauses=(*report.clauses, "RS-3", "RS-13", "RS-18"))
 

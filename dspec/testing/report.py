@@ -90,10 +90,11 @@ class Report:
         name = f"{self.check} ({self.subject})" if self.subject else self.check
         if self.not_run:
             return f"{name}: {NOT_RUN}: {self.not_run}"
-        tried = ", ".join(f"{count:,} {what}" for what, count in self.tried.items())
+        tried = ", ".join(f"{count:,} {what}" for what, count in self.tried.items()) or "nothing"
         text = f"{name}: {self.status}; tried {tried}; false-fail rate {self.alpha:g}"
         if self.beta is not None and self.delta is not None:
-            text += f"; a total variation of {self.delta:.2f} would pass with chance {self.beta:g}"
+            seen = f"a total variation of {self.delta:.2f} would pass with chance {self.beta:g}"
+            text += f"; {seen if self.delta < 1 else 'too few draws: any total variation may pass'}"
         if self.counterexample is None:
             return text
         lines = [f"  {what}: {_plain(value)}" for what, value in self.counterexample.items()]
@@ -124,7 +125,7 @@ def merge(check: str, reports: Sequence[Report], *, subject: str = "") -> Report
     subjects = {report.subject for report in reports}
     return Report(
         check=check,
-        passed=not failed,
+        passed=bool(ran) and not failed,
         tried=tried,
         alpha=sum(report.alpha for report in ran),
         # The bluntest of the statistical checks says what all of them are sure to see.

@@ -17,6 +17,7 @@ from dspec.testing.plan import EXACT, LOOP, Part, draft_parts, engine_parts, rul
 from dspec.testing.report import Report, merge
 from dspec.testing.workers import run_elsewhere, run_here
 
+INSTANCE_ROWS = 100_000  # of the lattice, about: every draft with every combination of uniforms
 Watch = Callable[[Part, Report], None]
 
 
@@ -59,6 +60,9 @@ def bench_of(subject: Any) -> Bench:
     if hasattr(subject, "xp") and hasattr(subject, "from_host"):
         return Bench(type(subject).__name__, ops=subject)
     if hasattr(subject, "kind"):
+        if subject.kind not in ("verify", "generate") or not callable(getattr(subject, subject.kind, None)):
+            needed = "'verify' or 'generate', and the function of that name beside it"
+            raise ConfigError(explain("kind of an adapter", repr(subject.kind), needed))
         return Bench(subject.name, adapter=subject)
     if callable(subject):
         return Bench("verifier", adapter=from_callable(subject))
@@ -88,12 +92,20 @@ def subject_parts(bench: Bench, level: Level, *, seed: int) -> Iterator[Part]:
 def _adapter_parts(bench: Bench, level: Level, *, seed: int) -> Iterator[Part]:
     adapter = bench.adapter
     if adapter.kind == "verify":
-        rows = level.coupled_rows if adapter.rows is None else min(level.coupled_rows, adapter.rows)
-        scaled = replace(level, coupled_rows=rows)
-        yield from rule_parts(scaled, bench.name, dtypes=["float32"], seed=seed, modes=[adapter.mode])
+        yield from rule_parts(
+            _afforded(level, adapter.rows), bench.name, dtypes=["float32"], seed=seed, modes=[adapter.mode]
+        )
         return
     draws = level.draws if adapter.draws is None else min(level.draws, adapter.draws)
     yield Part("distribution", bench.name, "float32", "", {"n": draws, "seed": seed})
+
+
+def _afforded(level: Level, rows: int | None) -> Level:
+    """Return the level with as many rows as a slow verifier is worth; one instance of each V at least."""
+    if rows is None:
+        return level
+    instances = min(level.instances, max(2, rows // INSTANCE_ROWS))
+    return replace(level, instances=instances, coupled_rows=min(level.coupled_rows, rows))
 
 
 def run_part(part: Part, bench: Bench | None = None, *, only: dict[str, Any] | None = None) -> Report:
@@ -121,7 +133,7 @@ def run_part(part: Part, bench: Bench | None = None, *, only: dict[str, Any] | N
 def _tried(part: Part, bench: Bench, only: dict[str, Any]) -> Report:
     """Run a check; what it raises is the subject's fault, and one part's, not the end of a run of hours."""
     try:
-        return CHECKS[part.check](bench, part.arguments, only)
+        report = CHECKS[part.check](bench, part.arguments, only)
     except (BackendUnavailable, ConfigError, DataError):
         raise  # the caller's to mend: nothing was checked
     except Exception as error:
@@ -129,6 +141,9 @@ def _tried(part: Part, bench: Bench, only: dict[str, Any]) -> Report:
         at = f"{Path(place.filename).name}, line {place.lineno}, in {place.name}"
         example = {"raised": f"{type(error).__name__}: {error}", "at": at}
         return Report(check=part.check, passed=False, tried={}, counterexample=example)
+    if report.passed and not report.not_run and not any(report.tried.values()):
+        return replace(report, not_run="nothing was tried")
+    return report
 
 
 @cache

@@ -32,7 +32,7 @@ class Adapter:
         xp: for "verify": array namespace of its arguments.
         mode: for "verify": "rejection", "one_hot" or "match".
         to_numpy: brings results to the host.
-        rows: most rows of one level that are worth its time; None: any number.
+        rows: about how many rows of the lattice, and how many coupled ones, are worth its time; None: any.
         draws: most outcomes that are worth its time; None: any number.
         versions: of the packages behind it.
     """

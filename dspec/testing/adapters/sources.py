@@ -5,6 +5,7 @@ without chance. An engine that draws for itself serves a table model, and its ou
 their joint law. Frameworks are imported when their adapter is made.
 """
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,9 @@ from dspec.testing.models.tabular import LETTERS, checked_table
 # Two tables that disagree everywhere, with zeros where the other has mass: every branch is taken often.
 TARGET = ((1, 2, 3, 2), (4, 0, 3, 1), (2, 1, 0, 5), (3, 3, 1, 1))
 DRAFTER = ((3, 2, 0, 3), (1, 4, 2, 1), (2, 2, 3, 1), (0, 2, 2, 4))
+# What a function of the user is called with, in this order.
+VERIFIES = ("target_probs", "draft_tokens", "draft_probs", "accept_u", "close_u")
+GENERATES = ("n", "seed")
 
 
 def from_callable(
@@ -48,7 +52,7 @@ def from_callable(
         The adapter.
 
     Raises:
-        ConfigError: the mode is not known.
+        ConfigError: the mode is not known, or the function does not take these arguments.
 
     Example:
         >>> from random import Random
@@ -60,11 +64,25 @@ def from_callable(
 
     if mode not in ("rejection", "one_hot", "match"):
         raise ConfigError(explain("mode", repr(mode), "'rejection', 'one_hot' or 'match'"))
+    _takes(function, VERIFIES if law is None else GENERATES)
     name = name or getattr(function, "__name__", type(function).__name__)
     if law is not None:
         return Adapter(name=name, kind="generate", generate=function, law=law)
     space = npx if xp is None else xp
     return Adapter(name=name, kind="verify", verify=function, xp=space, mode=mode, to_numpy=to_numpy)
+
+
+def _takes(function: Callable[..., Any], names: Sequence[str]) -> None:
+    """Raise if a function cannot be called with these arguments, in their order."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return  # a builtin that does not say
+    try:
+        signature.bind(*names)
+    except TypeError as error:
+        wanted = f"a function of ({', '.join(names)})"
+        raise ConfigError(explain("function", f"one of {signature}", wanted)) from error
 
 
 def from_hf_assisted(
@@ -113,7 +131,13 @@ def from_hf_assisted(
 
 
 def from_hf_sampler(
-    *, given: bool = True, target: Any = TARGET, drafter: Any = DRAFTER, start: int = 0, num_drafts: int = 2
+    *,
+    given: bool = True,
+    rows: int | None = 200_000,
+    target: Any = TARGET,
+    drafter: Any = DRAFTER,
+    start: int = 0,
+    num_drafts: int = 2,
 ) -> Adapter:
     """Return an adapter for transformers' `_speculative_sampling` alone, at tensor level.
 
@@ -121,13 +145,14 @@ def from_hf_sampler(
 
     Args:
         given: answer its draws with given uniforms (kind "verify"); else torch draws (kind "generate").
+        rows: for `given=True`, which goes row by row, some 5,000 a second: see `Adapter`. None: any number.
         target: (V, V) table; for `given=False`.
         drafter: (V, V) table; for `given=False`.
         start: token before the pass; for `given=False`.
         num_drafts: drafted tokens a pass; for `given=False`.
 
     Returns:
-        The adapter. On given uniforms it goes row by row, some 5,000 a second: minutes at level smoke.
+        The adapter.
 
     Raises:
         BackendUnavailable: transformers or torch is not installed.
@@ -136,7 +161,7 @@ def from_hf_sampler(
 
     versions, name = versions_of(load("torch"), load("transformers")), "transformers: _speculative_sampling"
     if given:
-        return replace(from_callable(hf_verify, name=name), versions=versions)
+        return replace(from_callable(hf_verify, name=name), versions=versions, rows=rows)
     return of_pass(hf_pass, target, drafter, start, num_drafts, name, versions)
 
 

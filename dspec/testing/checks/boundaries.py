@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from dspec.errors import ConfigError, explain
 from dspec.testing.checks.battery import TOP, Answer, Case, battery
-from dspec.testing.checks.lattice import Verify
+from dspec.testing.checks.lattice import Verify, answer
 from dspec.testing.report import Report
 
 __all__ = ["TOP", "Case", "check_boundaries"]
@@ -37,6 +38,9 @@ def check_boundaries(
 
     Returns:
         The report; alpha is 0. A case on which the verifier raises is a failure.
+
+    Raises:
+        ConfigError: the battery has no case of the name `only`.
     """
     tried: dict[str, int] = {"cases": 0, "rows": 0}
     for case in battery(mode) if given is None else given:
@@ -55,6 +59,8 @@ def check_boundaries(
                 clauses=CLAUSES,
                 replay={"check": "boundaries", "arguments": again} if given is None else None,
             )
+    if only and not tried["cases"]:
+        raise ConfigError(explain("only", repr(only), "the name of a case of the battery"))
     return Report(check="boundaries", passed=True, tried=tried, clauses=CLAUSES)
 
 
@@ -90,7 +96,7 @@ def _judge(call: Callable[[Any], Answer], case: Case) -> str:
 
 def _call(verify: Verify, arrays: Any, *, xp: Any, to_numpy: Callable[[Any], Any]) -> Answer:
     given = [None if part is None else xp.asarray(part.copy()) for part in arrays]
-    tokens, n_accepted = (np.asarray(to_numpy(x)).astype(np.int64) for x in verify(*given))
+    tokens, n_accepted = answer(verify, given, to_numpy)
     return tokens, n_accepted, [None if part is None else np.asarray(to_numpy(part)) for part in given]
 
 

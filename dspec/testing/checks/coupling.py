@@ -18,7 +18,7 @@ from dspec.oracle.rejection import (
     verify_sample_match,
     verify_tokens,
 )
-from dspec.testing.checks.lattice import Verify
+from dspec.testing.checks.lattice import Verify, answer
 from dspec.testing.report import Report
 
 NEAR = 2.0**-20
@@ -60,7 +60,7 @@ def check_coupling(
     """
     case = random_case(rows, vocab, num_drafts, mode=mode, seed=seed, spread=spread)
     arrays = [None if part is None else xp.asarray(part.copy()) for part in case]
-    tokens, n_accepted = (np.asarray(to_numpy(x)) for x in verify(*arrays))
+    tokens, n_accepted = answer(verify, arrays, to_numpy)
     excused = 0
     for index in range(rows) if row is None else [row]:
         given = [None if part is None else part[index] for part in case]
@@ -150,8 +150,8 @@ def _differences(first: Verify, second: Verify, case: Any, mode: str) -> tuple[i
     answers = []
     for verify in (first, second):
         # Each gets its own copy: one that writes into its arguments must not change the other's.
-        tokens, n_accepted = verify(*[None if part is None else part.copy() for part in case])
-        answers.append((np.asarray(tokens), np.asarray(n_accepted)))
+        arrays = [None if part is None else part.copy() for part in case]
+        answers.append(answer(verify, arrays, np.asarray))
     kept = [np.where(np.arange(tokens.shape[1]) <= n[:, None], tokens, -1) for tokens, n in answers]
     near = 0
     for index in np.flatnonzero((kept[0] != kept[1]).any(axis=1)).tolist():

@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
+from dspec.errors import ConfigError, explain
 from dspec.rng import Purpose, Stream
-from dspec.testing.checks.laws import least_detectable, log_e_value
+from dspec.testing.checks.laws import count_outcomes, least_detectable, log_e_value
 from dspec.testing.report import Report
 
 CLAUSES = ("RS-8", "RN-2")
@@ -59,12 +60,18 @@ def check_independence(
     Returns:
         The report.
 
+    Raises:
+        ConfigError: there is no such kind of pairs.
+        ShapeError: a kind gave another number of pairs than n.
+
     Example:
         >>> both = lambda n, seed: [(i % 2, i % 2) for i in range(n)]
         >>> check_independence(both, {0: 0.5, 1: 0.5}, n=200).passed
         False
     """
     kinds = generate_pairs if isinstance(generate_pairs, Mapping) else {"pairs": generate_pairs}
+    if only is not None and only not in (*kinds, "keys"):
+        raise ConfigError(explain("only", repr(only), f"one of {', '.join((*kinds, 'keys'))}"))
     items = law.items() if isinstance(law, Mapping) else law
     laws = {_hashable(outcome): float(chance) for outcome, chance in items if chance}
     share = alpha / (2 * max(len(kinds), 1))
@@ -74,7 +81,7 @@ def check_independence(
         found = _read_twice(keys(seed), tried)
     for kind, pairs in kinds.items() if found is None else ():
         if found is None and only in (None, kind):
-            found = _dependent(kind, Counter(pairs(n, seed)), laws, share, tried)
+            found = _dependent(kind, count_outcomes(pairs(n, seed), n), laws, share, tried)
     arguments = {"n": n, "seed": seed, "alpha": alpha, "beta": beta, "only": found and found["kind"]}
     arguments["law"] = [[_listed(outcome), chance] for outcome, chance in laws.items()]
     return Report(

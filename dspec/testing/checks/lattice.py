@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from dspec.errors import ShapeError, explain
 from dspec.testing.checks.instances import (
     ACCEPT_GRID,
     CLOSE_GRIDS,
@@ -129,12 +130,42 @@ def _emitted_law(
     accept, close = _grid(instance.mode)
     drafts = [d for d in itertools.product(range(vocab), repeat=K) if _chance(instance, d)]
     batch = _batch(instance, drafts, accept, close, xp=xp, dtype=dtype)
-    tokens, n_accepted = (np.asarray(to_numpy(x)).astype(np.int64) for x in verify(*batch))
+    tokens, n_accepted = answer(verify, batch, to_numpy)
     law: dict[tuple[int, ...], Fraction] = {}
     for index, outcome, number in _counted(tokens, n_accepted, size=len(accept), vocab=vocab):
         chance = _chance(instance, drafts[index]) * Fraction(number, len(accept))
         _complete(law, instance, outcome, chance)
     return law, len(tokens)
+
+
+def answer(verify: Verify, arguments: Sequence[Any], to_numpy: Callable[[Any], Any]) -> tuple[Any, Any]:
+    """Return what a verifier answers, as int64 of numpy, its shapes looked at.
+
+    Args:
+        verify: see `Verify`.
+        arguments: of one call.
+        to_numpy: brings results to the host.
+
+    Returns:
+        tokens (B, K + 1) and n_accepted (B,).
+
+    Raises:
+        ShapeError: they have other shapes, or are no pair of arrays.
+    """
+    rows, slots = arguments[1].shape
+    given = verify(*arguments)
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        needed = "a pair: tokens (B, K + 1) and n_accepted (B,)"
+        raise ShapeError(explain("what the verifier returns", f"a {type(given).__name__}", needed))
+    tokens, n_accepted = (np.asarray(to_numpy(part)) for part in given)
+    for name, array, shape in (
+        ("tokens", tokens, (rows, slots + 1)),
+        ("n_accepted", n_accepted, (rows,)),
+    ):
+        if array.shape != shape or array.dtype.kind not in "iu":
+            needed = f"integers of shape {shape}, {'(B, K + 1)' if len(shape) == 2 else '(B,)'}"
+            raise ShapeError(explain(name, f"{array.dtype} of shape {array.shape}", needed))
+    return tokens.astype(np.int64), n_accepted.astype(np.int64)
 
 
 def _counted(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dspec.errors import ConfigError, ShapeError, explain
 from dspec.oracle.enumerate import Source, enumerate_law
 from dspec.testing.checks.boundaries import check_boundaries
 from dspec.testing.checks.coupling import check_coupling
@@ -107,12 +108,14 @@ def log_e_value(counts: Sequence[int], chances: Sequence[float]) -> float:
 def least_detectable(m: int, n: int, *, alpha: float, beta: float) -> float:
     """Return the total variation that n draws over m outcomes miss with chance at most beta.
 
+    At most 1: nothing lies further off, and what does lie there gives a forbidden outcome at once.
+
     Example:
         >>> round(least_detectable(16, 109_449, alpha=1e-9, beta=1e-6), 4)
         0.02
     """
     noise = math.sqrt((m * math.log(2) + math.log(1 / alpha)) / 2) + math.sqrt(math.log(1 / beta) / 2)
-    return noise / math.sqrt(n)
+    return min(noise / math.sqrt(n), 1.0)
 
 
 def check_distribution(
@@ -132,8 +135,9 @@ def check_distribution(
     Spec: RS-1.
 
     Args:
-        generate: (n, seed) -> n outcomes (token tuples).
-        law: outcome -> probability; or pairs (tokens, probability), probabilities may be "a/b".
+        generate: (n, seed) -> n outcomes: tuples of tokens, or anything that can be a key; lists and
+            arrays count as tuples.
+        law: outcome -> probability, 1 in all; or pairs (tokens, probability), probabilities may be "a/b".
         n: number of draws.
         seed: of the black box.
         alpha: chance that a right sampler fails.
@@ -141,12 +145,15 @@ def check_distribution(
 
     Returns:
         The report; `delta` is the total variation it misses with chance beta at most.
+
+    Raises:
+        ConfigError: `law` is none.
+        ShapeError: `generate` gave another number of outcomes than n: all stated rates rest on it.
     """
-    if not isinstance(law, Mapping):
-        law = {tuple(tokens): Fraction(chance) for tokens, chance in law}
-    counts = Counter(generate(n, seed))
+    law = _law(law)
+    counts, total = count_outcomes(generate(n, seed), n), n
     outcomes = [key for key in law if law[key] > 0]
-    m, total = len(outcomes), sum(counts.values())
+    m = len(outcomes)
     observed = [counts[key] for key in outcomes]
     chances = [float(law[key]) for key in outcomes]
     delta = least_detectable(m, total, alpha=alpha / 2, beta=beta)
@@ -169,6 +176,46 @@ def check_distribution(
         clauses=("RS-1",),
         replay=None if passed else {"check": "distribution", "arguments": again},
     )
+
+
+def _law(law: Mapping[Any, Any] | Sequence[Sequence[Any]]) -> Mapping[Any, Any]:
+    """Return a law as a mapping; weights that are no probabilities would fail a right sampler."""
+    if not isinstance(law, Mapping):
+        law = {tuple(tokens): Fraction(chance) for tokens, chance in law}
+    total = float(sum(law.values()))
+    # A law of float32 laws multiplied is off by less than 1e-6.
+    if not abs(total - 1) < 1e-5 or any(chance < 0 for chance in law.values()):
+        raise ConfigError(explain("law", f"numbers that add up to {total:g}", "probabilities, 1 in all"))
+    return law
+
+
+def count_outcomes(found: Any, n: int) -> Counter[Hashable]:
+    """Return how often each outcome came, of exactly n.
+
+    Args:
+        found: what a generator gave.
+        n: outcomes that it was asked for.
+
+    Raises:
+        ShapeError: it gave another number of them, or nothing that can be counted.
+
+    Example:
+        >>> count_outcomes([[0, 1], (0, 1)], 2)
+        Counter({(0, 1): 2})
+    """
+    needed = f"{n} outcomes, as many as were asked for"
+    if not isinstance(found, Iterable):
+        raise ShapeError(explain("generate", f"a {type(found).__name__}", needed))
+    counts = Counter(map(_outcome, found))
+    if counts.total() != n or not n:
+        raise ShapeError(explain("generate", f"{counts.total()} outcomes", needed))
+    return counts
+
+
+def _outcome(value: Any) -> Hashable:
+    """Return an outcome as laws have it: whatever holds numbers becomes a tuple of Python's own."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return tuple(map(_outcome, value)) if isinstance(value, list | tuple) else value
 
 
 def _pairs(law: Mapping[Any, Any]) -> list[list[Any]]:
