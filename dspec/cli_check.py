@@ -148,6 +148,8 @@ def _concrete(name: str) -> str:
     sure = name == "numpy" or (name in ("cpu", "mlx") and find_spec(PACKAGES[ROOMS[name]]) is not None)
     if sure:
         return name
+    if name not in ("auto", *ROOMS):
+        raise ConfigError(explain("--backend", repr(name), f"some of numpy, auto, torch, {', '.join(ROOMS)}"))
     ops = open_ops(name)
     return str(ops.device.type) if hasattr(ops, "device") else "mlx"
 

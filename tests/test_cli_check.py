@@ -102,7 +102,7 @@ def test_a_failure_is_exit_1_and_is_replayed_from_its_file(capsys, tiny, tmp_pat
     ("words", "message"),
     [
         (("--level", "deep"), "ConfigError: level: got 'deep'"),
-        (("--backend", "tpu"), "ConfigError: backend: got 'tpu'"),
+        (("--backend", "tpu"), "ConfigError: --backend: got 'tpu'; needs some of numpy, auto, torch"),
         (("--dtype", "float8"), "ConfigError: --dtype: got 'float8'"),
         (("--workers", "-1"), "ConfigError: --workers: got -1"),
         (("--replay", "nowhere.json"), "ConfigError: --replay: got nowhere.json"),
