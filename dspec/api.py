@@ -99,7 +99,7 @@ def _config(config: TrainConfig | str | Path | None) -> TrainConfig:
     return TrainConfig.from_toml(config)
 
 
-def check_exactness(subject: Any, *, level: str = "smoke") -> Any:
+def check_exactness(subject: Any, *, level: str = "smoke", seed: int = 0) -> Any:
     """Check that what is emitted has the target's law.
 
     For a backend's array operations: the accept rules on its arrays (exact on dyadic laws, at the
@@ -114,6 +114,7 @@ def check_exactness(subject: Any, *, level: str = "smoke") -> Any:
             accept_u, close_u) -> (tokens, n_accepted) on numpy arrays (`checks.lattice.Verify`);
             or an adapter made by `dspec.testing.adapters`.
         level: "smoke", "full" or "nightly".
+        seed: of everything random; another one confirms a failure that may be chance.
 
     Returns:
         A `dspec.testing.report.Report`: `.passed`, `.parts`, `.to_json()`, and a text a person can read.
@@ -130,4 +131,4 @@ def check_exactness(subject: Any, *, level: str = "smoke") -> Any:
     # The kit stays out of the import path of plain decoding.
     from dspec.testing.run import check_subject
 
-    return check_subject(subject, level=level)
+    return check_subject(subject, level=level, seed=seed)

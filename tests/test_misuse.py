@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import dspec
-from dspec.errors import ConfigError, ShapeError
+from dspec.errors import ConfigError, DataError, ShapeError
 from dspec.testing.adapters import from_callable
 from dspec.testing.checks.boundaries import check_boundaries
 from dspec.testing.checks.coupling import check_coupling
@@ -72,6 +72,20 @@ def test_outcomes_that_json_has_no_keys_for_are_replayed_as_they_are(coins):
     text = dspec.check_exactness(wrong).to_json()
     assert not run(text, wrong).passed and not run(text, wrong).counterexample["forbidden"]
     assert run(text, right).passed
+    with pytest.raises(DataError, match=r"replay\.run"):
+        run(text)  # a name is not enough to find somebody's function by
+
+
+def test_another_seed_gives_other_draws():
+    seen = []
+
+    def generate(n, seed):
+        seen.append(seed)
+        return coin(n, seed)
+
+    for seed in (0, 7):
+        dspec.check_exactness(from_callable(generate, law=COIN), seed=seed)
+    assert seen == [0, 7]
 
 
 @pytest.mark.parametrize("given", [lambda p, d: (d, d), lambda *a, xp: a])

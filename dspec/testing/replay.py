@@ -4,10 +4,11 @@ import json
 from dataclasses import fields
 from typing import Any
 
+from dspec.backends.registry import ROOMS
 from dspec.errors import DataError, explain
 from dspec.testing.bench import Bench
 from dspec.testing.entries import CHECKS
-from dspec.testing.plan import Part
+from dspec.testing.plan import LOOP, Part
 from dspec.testing.report import Report
 from dspec.testing.run import bench_of, run_part
 
@@ -25,7 +26,7 @@ def run(report_json: str, subject: Any = None) -> Report:
         The report of that one instance: failed if it still fails.
 
     Raises:
-        DataError: no report, or none that failed.
+        DataError: no report, or none that failed; or it is about a subject that only the caller has.
 
     Example:
         >>> from dspec.testing.run import check_subject
@@ -39,6 +40,9 @@ def run(report_json: str, subject: Any = None) -> Report:
     if failed is None or failed.replay is None:
         raise DataError(explain("replay", f"a report that {report.status}", "one with a failed check"))
     part, only = _parsed(failed.replay)
+    if subject is None and part.backend not in (LOOP, "numpy", *ROOMS):
+        remedy = "Call dspec.testing.replay.run(text, subject)."
+        raise DataError(explain("replay", f"a report of {part.backend!r}", "that subject", remedy=remedy))
     bench: Bench | None = None if subject is None else bench_of(subject)
     return run_part(part, bench, only=only)
 
