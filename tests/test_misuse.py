@@ -151,6 +151,23 @@ def test_a_check_that_broke_off_fails_what_it_shows_elsewhere():
     assert cells["RS-1"] == "FAILED" and cells["RS-10"] == "passed"
 
 
+def test_a_right_verifier_of_another_map_is_told_that_it_may_be_right():
+    """Correct, but it draws by one cumulative sum: the lattice cannot count it, and its report says so."""
+
+    def verify(target, drafts, laws, accept, close):
+        tokens, n_accepted = np.full((len(drafts), drafts.shape[1] + 1), -1), np.zeros(len(drafts), int)
+        tokens[:, 0] = (np.cumsum(target[:, 0], axis=-1) <= close[:, :1, 0]).sum(axis=-1)
+        return tokens, n_accepted
+
+    report = run_part(
+        Part(
+            "lattice", "mine", "float32", "", {"mode": "rejection", "dtype": "float32", "count": 6, "seed": 0}
+        ),
+        bench_of(verify),
+    )
+    assert not report.passed and "RS-10" in report.counterexample["note"]
+
+
 def test_a_slow_verifier_gets_fewer_instances_and_rows_of_each_kind():
     def parts(rows):
         adapter = replace(from_callable(lambda p, d, q, a, c: (d, d)), rows=rows)
