@@ -10,8 +10,8 @@ from dspec.oracle.enumerate import enumerate_law
 from dspec.oracle.rejection import POLICIES, draw, draw_two_level, residual
 from dspec.testing.checks.laws import check_exact_law
 from dspec.testing.models.strategies import worlds
+from dspec.testing.models.symbolic import ExactDrafter, ExactJudge, ExactTarget
 from dspec.testing.models.worlds import KINDS, make_worlds, mixed_worlds
-from tests.symbolic import ExactDrafter, ExactJudge, ExactTarget
 
 SAMPLED = ("plain", "half", "third", "top_p", "top_k", "mixed")
 

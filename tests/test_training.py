@@ -177,8 +177,9 @@ def test_a_checkpoint_of_another_run_is_refused(room, target, tmp_path, change):
 
 def test_settings_that_change_no_weight_may_change(room, target, tmp_path):
     config = make_config(steps=2)
-    train(room, target, config, output=tmp_path)
-    train(room, target, config.replace(validate_every=1, save_every=1), output=tmp_path)
+    first = train(room, target, config, output=tmp_path)["ltr"]
+    again = train(room, target, config.replace(validate_every=1, save_every=1), output=tmp_path)["ltr"]
+    assert again.metrics["finished"] and losses(again) == losses(first)
 
 
 def test_activations_made_again_give_the_same_weights(room, target, monkeypatch, tmp_path):
