@@ -20,6 +20,8 @@ class Purpose(IntEnum):
     ANCHORS = 3
     ORDER = 4
     INIT = 5
+    DENOISE = 6
+    REVIEW = 7
 
 
 @dataclass(frozen=True)

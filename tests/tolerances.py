@@ -44,3 +44,6 @@ ADAMW = 1e-6
 # 0.6) and loss curves over 20 steps (relative): issue 3, "Must show"; measured 2e-7 and 3e-7.
 ROOMS_GRADIENT = 1e-5
 ROOMS_CURVE = 1e-4
+# Acceptance estimates and scores in float64 against another implementation's float32 on recorded logits:
+# 2^-23 times about 80 roundings of a sum of up to 8 products.
+ROUTING = 1e-5

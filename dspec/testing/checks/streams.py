@@ -11,7 +11,16 @@ from dspec.testing.report import Report
 
 CLAUSES = ("RN-1", "RN-2", "RN-3", "RN-4", "RS-10")
 # What recorded outputs rest on: these numbers never change (RN-2).
-PURPOSES = {"DRAFT": 0, "ACCEPT": 1, "CLOSE": 2, "ANCHORS": 3, "ORDER": 4, "INIT": 5}
+PURPOSES = {
+    "DRAFT": 0,
+    "ACCEPT": 1,
+    "CLOSE": 2,
+    "ANCHORS": 3,
+    "ORDER": 4,
+    "INIT": 5,
+    "DENOISE": 6,
+    "REVIEW": 7,
+}
 WORD = 2**64
 
 
