@@ -61,6 +61,48 @@ def verify_tokens(target_probs: Array, draft: Draft, uniforms: Uniforms, *, xp: 
     return _flag(verdict, sound, xp=xp)
 
 
+def verify_tempered(
+    target_probs: Array, draft: Draft, uniforms: Uniforms, power: float, *, xp: Any
+) -> Verdict:
+    """Accept by the ratio to a power: lossy but for power 1, which is `verify_tokens`.
+
+    Spec: SS-20, RS-16.
+
+    Args:
+        target_probs: (B, K + 1, V) floating.
+        draft: tokens (B, K) and their law (B, K, V).
+        uniforms: accept (B, K) and close (B, >= 1, 2).
+        power: g >= 0: below 1 it accepts more, above 1 less.
+        xp: array namespace of all arrays.
+
+    Returns:
+        The verdict; n_accepted is -1 where a law is malformed.
+
+    Raises:
+        ShapeError: shapes disagree.
+
+    Example:
+        >>> import numpy as np, array_api_compat.numpy as xp
+        >>> u, half = Uniforms(np.full((1, 1), 0.6), np.zeros((1, 1, 2))), np.full((1, 2, 2), 0.5)
+        >>> sure = Draft(np.array([[1]]), np.array([[[0.0, 1.0]]]))
+        >>> [verify_tempered(half, sure, u, g, xp=xp).n_accepted.item() for g in (1.0, 0.5)]
+        [0, 1]
+
+    Source: arXiv 2603.25702, the exponent of its ratio.
+    """
+    if power == 1:
+        return verify_tokens(target_probs, draft, uniforms, xp=xp)
+    _check_shapes("verify_tempered", target_probs, draft)
+    target, probs = widen(target_probs, xp=xp), widen(draft.probs, xp=xp)
+    reached = gather(target[:, : draft.tokens.shape[1], :], draft.tokens, xp=xp)
+    proposed = gather(probs, draft.tokens, xp=xp)
+    accept_u = xp.astype(uniforms.accept, reached.dtype)
+    n_accepted = leading((accept_u * proposed**power < reached**power) & (reached > 0), xp=xp)
+    closing = draw(_closing_law(target, draft, n_accepted, xp=xp), uniforms.close[:, 0, :], xp=xp)
+    verdict = _assemble(draft.tokens, n_accepted, closing, xp=xp)
+    return _flag(verdict, _well_formed(target, xp=xp) & _well_formed(probs, xp=xp), xp=xp)
+
+
 def verify_sample_match(target_probs: Array, draft: Draft, uniforms: Uniforms, *, xp: Any) -> Verdict:
     """Draw the target's own token at every slot and keep drafts while they equal it.
 

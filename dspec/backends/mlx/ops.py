@@ -59,6 +59,10 @@ class Namespace:
             raise ConfigError(explain("array", "float64", "float32 or narrower on a GPU", remedy=remedy))
         return mx.array(x, dtype=dtype)
 
+    def cumulative_prod(self, x: mx.array, /, *, axis: int = -1) -> mx.array:
+        """Return the running product along an axis."""
+        return mx.cumprod(x, axis=axis)
+
     def sum(self, x: mx.array, /, *, axis: Any = None, keepdims: bool = False) -> mx.array:
         """Return the sum; that of a long last axis, or of all entries, is added in runs of RUN."""
         if axis is None and not keepdims:
