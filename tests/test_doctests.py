@@ -9,8 +9,12 @@ import pytest
 import dspec
 
 ROOMS = ("core", "oracle")
-SINGLE = ("errors", "rng", "config")
-WITHOUT = {"dspec.core.decode": "needs a target and a drafter session"}
+SINGLE = ("block_config", "errors", "rng", "config")
+WITHOUT = {
+    "dspec.core.decode": "needs a target and a drafter session",
+    "dspec.core.denoising": "needs a session of a block-diffusion model",
+    "dspec.core.self_speculation": "needs a session of a block-diffusion model",
+}
 
 
 def modules():

@@ -14,20 +14,25 @@ HOST = {"numpy", "array_api_compat", "rich", "dspec.core", "dspec.config"}
 RUN = ("acceptance", "interrupt", "progress", "results", "schedule", "supervision")
 # What the rooms share; the rooms themselves never import each other.
 SHARED = ("examples", "extent", "foreign", "hub", "judge", "layer_ids", "learner", "model_config")
+SHARED += ("block_checks", "block_pass")
 SHARED += ("override", "protocol", "run_state", "session_checks", "target_digest", "tokenizer", "training")
 SHARED += ("whole_batch",)
 BACKEND = {"numpy", "dspec.core", "dspec.io", "dspec.config", "dspec.rng", *(f"dspec.{name}" for name in RUN)}
+BACKEND |= {"dspec.block_config"}
 BACKEND |= {f"dspec.backends.{name}" for name in SHARED}
 # room -> what it may import beside the standard library, itself and dspec.errors. The longest room counts.
 ROOMS = {
     "dspec.errors": set(),
     "dspec.rules": set(),
+    "dspec.block_config": {"dspec.rules"},
     "dspec.config": {"dspec.rules", "dspec.core.blocks"},
     "dspec.rng": {"numpy"},
     "dspec.oracle": {"numpy"},
     "dspec.core": {"dspec.config"},
-    "dspec.io": {"numpy", "safetensors", "dspec.config", "dspec.rng", "dspec.core.types"},
+    "dspec.io": {"numpy", "safetensors", "dspec.config", "dspec.rng", "dspec.core.types"}
+    | {"dspec.block_config", "dspec.rules"},
     "dspec.backends": BACKEND,
+    "dspec.backends.block_judge": {"array_api_compat", *BACKEND},
     "dspec.backends.model_config": {"transformers", *BACKEND},
     "dspec.backends.tokenizer": {"transformers", *BACKEND},
     "dspec.backends.hub": {"huggingface_hub", *BACKEND},

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from dspec.backends.mlx import pretrained
+from dspec.backends import hub
 from dspec.backends.mlx.head import Head
-from dspec.backends.mlx.shards import check_shards
 from dspec.backends.mlx.target import Target
 from dspec.errors import BackendUnavailable, CheckpointError, ConfigError
+from dspec.io.shards import check_shards
 from tests import tiny_models
 from tests.rooms import ROOMS
 from tests.test_mlx_targets import save, scores
@@ -98,7 +98,7 @@ def test_a_hub_id_is_fetched_first_and_gives_the_name(monkeypatch):
         assert not any(pattern.endswith(".py") for pattern in patterns)
         return tiny_models.folder("qwen3")
 
-    monkeypatch.setattr(pretrained, "fetch", fetched)
+    monkeypatch.setattr(hub, "fetch", fetched)
     assert Target.load("org/name").facts.name == "org/name"
     assert asked == [("org/name", "target")]
 

@@ -9,6 +9,9 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from dspec.errors import CheckpointError, explain
 from dspec.io.checkpoints import CONFIG, WEIGHTS
 
+# Of a language model: weights, settings and every kind of tokenizer file; no Python.
+MODEL_FILES = ("*.json", "model*.safetensors", "tokenizer.model", "*.txt", "*.jinja")
+
 
 def fetch(source: str | Path, patterns: Sequence[str], *, what: str = "drafter", clause: str = "") -> Path:
     """Return a local folder with a repository's files.
@@ -53,3 +56,25 @@ def fetch_drafter(source: str | Path) -> Path:
         CheckpointError: neither a folder nor a repository of the hub.
     """
     return fetch(source, (CONFIG, WEIGHTS), clause="BD-7")
+
+
+def fetch_model(source: str | Path, *, what: str = "model") -> Path:
+    """Return the folder of a language model; of a hub id, all but its code is downloaded.
+
+    Args:
+        source: folder or hub id.
+        what: the argument that named it, for messages.
+
+    Returns:
+        A local folder.
+
+    Raises:
+        CheckpointError: neither a folder nor a repository of the hub.
+
+    Example:
+        >>> fetch_model(".").is_dir()
+        True
+    """
+    if not Path(source).is_dir() and (isinstance(source, Path) or str(source).startswith((".", "/", "~"))):
+        raise CheckpointError(explain(what, str(source), "an existing folder, or a hub id"))
+    return fetch(source, MODEL_FILES, what=what)

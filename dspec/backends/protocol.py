@@ -6,6 +6,7 @@ A session belongs to one request. Positions count from 0 at the first prompt tok
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from dspec.core.layouts import Layout
 from dspec.core.types import Array, Draft, Scores
 
 # Turns draft logits (B, K, V) into a Draft by the policy's rule; made by core.policies, so that a
@@ -111,4 +112,57 @@ class DrafterSession(Protocol):
 
     def rewind(self, length: int) -> None:
         """Forget every context position >= length."""
+        ...
+
+
+class BlockModel(Protocol):
+    """A loaded block-diffusion language model: opens sessions, knows its vocabulary and family."""
+
+    config: Any  # its `BlockModelConfig`
+    eos_ids: frozenset[int]
+    tokenizer: Any  # None where the model has none
+    mask_id: int
+    shifted: bool  # the state at i - 1 predicts token i; otherwise that at i, where a mask stands
+    block_size: int  # the one it was trained for, or the largest of them
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids that logits cover, the mask token among them."""
+        ...
+
+    @property
+    def max_positions(self) -> int | None:
+        """Longest sequence the model can read; None: no limit."""
+        ...
+
+    def session(self, *, rows: int, capacity: int) -> "BlockSession":
+        """Return an empty session of some rows (requests) that can hold `capacity` positions each."""
+        ...
+
+
+class BlockSession(Protocol):
+    """A block-diffusion model and its cache, for several requests of uneven length."""
+
+    lengths: list[int]  # committed positions of each row
+
+    def read(self, layouts: Sequence[Layout | None], drafts: Array | None = None) -> Any:
+        """Run one forward pass over the slots of every row; return their hidden states.
+
+        Keys and values are written after each row's committed positions, where the next pass overwrites
+        them unless `commit` is called. A row without a layout takes no part. `drafts` is (rows, K)
+        integer ids on the device, what `drafted(k)` stands for. The hidden states are the backend's
+        own, for `logits` only. Nothing waits for the device.
+        """
+        ...
+
+    def logits(self, hidden: Any, slots: Sequence[Sequence[int]]) -> Array:
+        """Return the logits (rows, W, V) of some slots of the last pass; every row lists W slots."""
+        ...
+
+    def commit(self, counts: Sequence[int]) -> None:
+        """Keep the keys and values of each row's first `counts[r]` slots of the last pass."""
+        ...
+
+    def rewind(self, lengths: Sequence[int]) -> None:
+        """Forget every row's positions from `lengths[r]` on."""
         ...

@@ -1,10 +1,12 @@
 """A target's tokenizer, through transformers: no remote code, and no framework needed."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer
-from transformers.utils import cached_file
+from transformers.utils import cached_file, logging
 
 from dspec.errors import CheckpointError, explain
 
@@ -24,12 +26,24 @@ def read_tokenizer(source: str | Path) -> Any:
     if not _has_tokenizer(source):
         return None
     try:
-        return AutoTokenizer.from_pretrained(
-            str(source), trust_remote_code=False, local_files_only=Path(source).is_dir()
-        )
+        with _quiet():
+            return AutoTokenizer.from_pretrained(
+                str(source), trust_remote_code=False, local_files_only=Path(source).is_dir()
+            )
     except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError) as error:
         needed = "a tokenizer that transformers knows"
         raise CheckpointError(explain(f"target {source}: tokenizer", str(error), needed)) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No warning that transformers does not know the model beside a tokenizer: none is made of it here."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _has_tokenizer(source: str | Path) -> bool:

@@ -48,15 +48,15 @@ def parse_object(text: bytes, *, where: str) -> dict[str, Any]:
     return value
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file of at most 1 MiB."""
+def read_object(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
+    """Return the JSON object in a file of at most `max_bytes`."""
     try:
         with open(path, "rb") as file:
-            text = file.read(MAX_BYTES + 1)
+            text = file.read(max_bytes + 1)
     except OSError as error:
         raise CheckpointError(explain(str(path), error.strerror or str(error), "a readable file")) from error
-    if len(text) > MAX_BYTES:
+    if len(text) > max_bytes:
         raise CheckpointError(
-            explain(str(path), f"more than {MAX_BYTES} bytes", f"at most {MAX_BYTES} bytes")
+            explain(str(path), f"more than {max_bytes} bytes", f"at most {max_bytes} bytes")
         )
     return parse_object(text, where=str(path))

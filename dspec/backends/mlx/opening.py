@@ -1,4 +1,4 @@
-"""From what a caller names or holds to an opened target and drafter."""
+"""From what a caller names or holds to an opened model."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,8 +7,10 @@ from typing import Any
 
 from mlx import nn
 
+from dspec.backends.block_checks import check_opened
 from dspec.backends.foreign import refuse_foreign
 from dspec.backends.hub import fetch_drafter
+from dspec.backends.mlx.block_diffusion import BlockDiffusionModel, load_block_model
 from dspec.backends.mlx.drafter import Drafter, load_drafter
 from dspec.backends.mlx.ops import check_placed
 from dspec.backends.mlx.target import Target
@@ -57,6 +59,43 @@ def open_drafter(source: Any, target: Target, *, device: str = "auto", dtype: st
         needed = "a hub id, a folder, a drafter of dspec, or None"
         raise ConfigError(explain("drafter", f"a {type(source).__name__}", needed))
     check_placed("drafter", source.dtype, device=device, dtype_asked=dtype)
+    return source
+
+
+def open_block(
+    source: Any,
+    *,
+    family: str | None = None,
+    mask_token_id: int | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    tokenizer: Any = None,
+) -> BlockDiffusionModel:
+    """Return the block-diffusion model that a caller names or holds.
+
+    Spec: SS-23.
+
+    Args:
+        source: hub id, folder, or `BlockDiffusionModel`.
+        family: None: as the config says.
+        mask_token_id: None: as the config says.
+        device: "auto" or "mlx".
+        dtype: "auto" or a name; what is loaded already is not converted.
+        tokenizer: None: the one beside the weights.
+
+    Raises:
+        CheckpointError: a file is missing or malformed, or asks for what is not built.
+        ConfigError: a setting contradicts what is loaded already, or the source is none of these.
+    """
+    if isinstance(source, (str, Path)):
+        settings = {"device": device, "dtype": dtype, "tokenizer": tokenizer}
+        return load_block_model(source, family, mask_token_id, **settings)
+    if not isinstance(source, BlockDiffusionModel):
+        refuse_foreign("model", source, room="mlx")
+        needed = "a hub id, a folder, or a block-diffusion model of dspec"
+        raise ConfigError(explain("model", f"a {type(source).__name__}", needed))
+    check_placed("model", source.dtype, device=device, dtype_asked=dtype)
+    check_opened(source, family=family, mask_token_id=mask_token_id, tokenizer=tokenizer)
     return source
 
 

@@ -7,17 +7,15 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.utils import load_model
 
-from dspec.backends.hub import fetch
+from dspec.backends.hub import fetch_model
 from dspec.backends.mlx.model_kinds import arguments_of, inner, kind_of, language_of
 from dspec.backends.mlx.ops import resolve_dtype
-from dspec.backends.mlx.shards import check_shards
 from dspec.backends.model_config import read_config
 from dspec.backends.tokenizer import read_tokenizer
 from dspec.errors import BackendUnavailable, CheckpointError, ConfigError, explain
+from dspec.io.shards import check_shards
 from dspec.io.strict_json import read_object
 
-# Weights, settings and every kind of tokenizer file; no Python.
-PATTERNS = ("*.json", "model*.safetensors", "tokenizer.model", "*.txt", "*.jinja")
 GENERATION = "generation_config.json"
 
 
@@ -38,9 +36,7 @@ def read_pretrained(source: str | Path, *, dtype: str | mx.Dtype) -> tuple[Any, 
         BackendUnavailable: a kind or a setting that mlx-lm does not build as transformers does.
         ConfigError: an unknown dtype, or one beside quantised weights.
     """
-    if not Path(source).is_dir() and (isinstance(source, Path) or str(source).startswith((".", "/", "~"))):
-        raise CheckpointError(explain("target", str(source), "an existing folder, or a hub id"))
-    folder = fetch(source, PATTERNS, what="target")
+    folder = fetch_model(source, what="target")
     values = _read_values(folder)
     entries = check_shards(folder)
     config = language_of(read_config(folder))

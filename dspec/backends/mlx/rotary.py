@@ -1,4 +1,4 @@
-"""Rotary positions of a drafter: the frequencies are the target's, the layout is two halves (neox)."""
+"""Rotary positions: the frequencies of a drafter are its target's, the layout is two halves (neox)."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -7,6 +7,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from dspec.block_config import BlockModelConfig
 from dspec.config import DrafterConfig
 from dspec.errors import ConfigError, explain
 
@@ -20,10 +21,10 @@ class Rotary:
     No module and no weight: a drafter converted to a narrower dtype must not narrow its frequencies.
 
     Args:
-        config: of the drafter.
+        config: of the drafter or block-diffusion model.
     """
 
-    def __init__(self, config: DrafterConfig) -> None:
+    def __init__(self, config: DrafterConfig | BlockModelConfig) -> None:
         self._frequencies, self._scale = frequencies(config)
 
     def __call__(self, positions: mx.array, dtype: mx.Dtype) -> Rotation:
@@ -33,7 +34,7 @@ class Rotary:
         return (mx.cos(angles) * self._scale).astype(dtype), (mx.sin(angles) * self._scale).astype(dtype)
 
 
-def frequencies(config: DrafterConfig) -> tuple[mx.array, float]:
+def frequencies(config: DrafterConfig | BlockModelConfig) -> tuple[mx.array, float]:
     """Return (head_dim / 2,) float32 angles per position, and a factor on cosines and sines.
 
     Those that transformers gives, whose own functions need torch; in float64 but for the exponents.
@@ -70,15 +71,17 @@ def rotate(x: mx.array, rotation: Rotation) -> mx.array:
     return x * cos + mx.concatenate([-second, first], axis=-1) * sin
 
 
-def _default(plain: np.ndarray, scaling: Mapping[str, Any], config: DrafterConfig) -> Found:
+def _default(
+    plain: np.ndarray, scaling: Mapping[str, Any], config: DrafterConfig | BlockModelConfig
+) -> Found:
     return plain, 1.0
 
 
-def _linear(plain: np.ndarray, scaling: Mapping[str, Any], config: DrafterConfig) -> Found:
+def _linear(plain: np.ndarray, scaling: Mapping[str, Any], config: DrafterConfig | BlockModelConfig) -> Found:
     return plain / scaling["factor"], 1.0
 
 
-def _llama3(plain: np.ndarray, scaling: Mapping[str, Any], config: DrafterConfig) -> Found:
+def _llama3(plain: np.ndarray, scaling: Mapping[str, Any], config: DrafterConfig | BlockModelConfig) -> Found:
     """Long waves slowed by the factor, short ones kept, those between blended by their turns."""
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
     turns = _trained_length(scaling, config) * plain / (2 * math.pi)
@@ -86,7 +89,7 @@ def _llama3(plain: np.ndarray, scaling: Mapping[str, Any], config: DrafterConfig
     return (kept + (1 - kept) / scaling["factor"]) * plain, 1.0
 
 
-def _yarn(plain: np.ndarray, scaling: Mapping[str, Any], config: DrafterConfig) -> Found:
+def _yarn(plain: np.ndarray, scaling: Mapping[str, Any], config: DrafterConfig | BlockModelConfig) -> Found:
     """Pairs before `first` kept, from `last` on slowed by the factor, a ramp between.
 
     Source: arXiv 2309.00071, section 3.2.
@@ -113,8 +116,8 @@ def _yarn_scale(scaling: Mapping[str, Any], factor: float) -> float:
     return (growth * above + 1) / (growth * below + 1) if above and below else growth + 1
 
 
-# The kinds that DrafterConfig lets pass.
-KINDS: dict[str, Callable[[np.ndarray, Mapping[str, Any], DrafterConfig], Found]] = {
+# The kinds that a config lets pass.
+KINDS: dict[str, Callable[[np.ndarray, Mapping[str, Any], DrafterConfig | BlockModelConfig], Found]] = {
     "default": _default,
     "linear": _linear,
     "llama3": _llama3,
@@ -122,6 +125,6 @@ KINDS: dict[str, Callable[[np.ndarray, Mapping[str, Any], DrafterConfig], Found]
 }
 
 
-def _trained_length(scaling: Mapping[str, Any], config: DrafterConfig) -> float:
+def _trained_length(scaling: Mapping[str, Any], config: DrafterConfig | BlockModelConfig) -> float:
     """Return the length before scaling; left out, it is the config's, as transformers fills it in."""
     return scaling.get("original_max_position_embeddings", config.max_position_embeddings)

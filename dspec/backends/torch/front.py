@@ -6,9 +6,10 @@ from typing import Any
 import torch
 
 from dspec.backends.examples import drafter_config, init_generator, read_examples
+from dspec.backends.torch.block_diffusion import BlockDiffusionModel
 from dspec.backends.torch.drafter import Drafter
 from dspec.backends.torch.learner import Learner
-from dspec.backends.torch.opening import lent, open_drafter, open_target
+from dspec.backends.torch.opening import lent, open_block, open_drafter, open_target
 from dspec.backends.torch.ops import TorchOps
 from dspec.backends.torch.target import Target
 from dspec.backends.torch.train import fit
@@ -17,7 +18,7 @@ from dspec.core.objectives import Objective
 from dspec.io.checkpoints import check_fits, check_output
 from dspec.results import TrainResult
 
-__all__ = ["fit", "new_learner", "open_models", "read_examples", "train"]
+__all__ = ["fit", "new_learner", "open_block_model", "open_models", "read_examples", "train"]
 
 
 def open_models(
@@ -47,6 +48,45 @@ def open_models(
         check_fits(drafter.config, opened.facts)
         drafter.eval()
     return opened, drafter, TorchOps(opened.device)
+
+
+def open_block_model(
+    source: Any,
+    *,
+    family: str | None = None,
+    mask_token_id: int | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    tokenizer: Any = None,
+) -> tuple[BlockDiffusionModel, TorchOps]:
+    """Return a block-diffusion model and operations.
+
+    Spec: SS-1, SS-23.
+
+    Args:
+        source: hub id, folder, or `BlockDiffusionModel`.
+        family: "sdar", "fast_dllm_v2" or "llada2"; None: as the config says.
+        mask_token_id: None: the config's, else that of the family's published models.
+        device: "auto", "cuda", "cpu" or "mps".
+        dtype: "auto" or a name.
+        tokenizer: None: the one beside the weights.
+
+    Returns:
+        What a block-diffusion engine is made of.
+
+    Raises:
+        CheckpointError: a file is malformed, or asks for what is not built.
+        ConfigError: a setting is unknown, or contradicts the config or what is loaded already.
+    """
+    model = open_block(
+        source,
+        family=family,
+        mask_token_id=mask_token_id,
+        device=device,
+        dtype=dtype,
+        tokenizer=tokenizer,
+    )
+    return model, TorchOps(model.device)
 
 
 def train(

@@ -1,10 +1,11 @@
-"""Rotary positions of a drafter: the frequencies are the target's, the layout is two halves (neox)."""
+"""Rotary positions: the frequencies of a drafter are its target's, the layout is two halves (neox)."""
 
 import torch
 from torch import Tensor
 from transformers import Qwen3Config
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from dspec.block_config import BlockModelConfig
 from dspec.config import DrafterConfig
 
 Rotation = tuple[Tensor, Tensor]  # cosines and sines, (B, 1, S, head_dim)
@@ -16,10 +17,10 @@ class Rotary:
     No module and no buffer: a drafter converted to a narrower dtype must not narrow its frequencies.
 
     Args:
-        config: of the drafter.
+        config: of the drafter or block-diffusion model.
     """
 
-    def __init__(self, config: DrafterConfig) -> None:
+    def __init__(self, config: DrafterConfig | BlockModelConfig) -> None:
         self._frequencies, self._scale = frequencies(config)
 
     def __call__(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
@@ -31,7 +32,7 @@ class Rotary:
         return (angles.cos() * self._scale).to(dtype), (angles.sin() * self._scale).to(dtype)
 
 
-def frequencies(config: DrafterConfig) -> tuple[Tensor, float]:
+def frequencies(config: DrafterConfig | BlockModelConfig) -> tuple[Tensor, float]:
     """Return (head_dim / 2,) float32 angles per position, and a factor on cosines and sines.
 
     Spec: BD-6.
