@@ -14,7 +14,7 @@ from dspec.testing.run import run_parts
 from tests.clauses import read_clauses
 
 ROOT = Path(__file__).parent.parent
-PREFIXES = ("RS", "DL", "RN", "NU")
+PREFIXES = ("RS", "DL", "RN", "NU", "SS")
 TINY = replace(
     SMOKE,
     worlds=2,

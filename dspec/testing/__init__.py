@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dspec.testing.checks.pairs import compare_engines
     from dspec.testing.checks.requests import check_requests
     from dspec.testing.checks.rollback import check_rollback
+    from dspec.testing.checks.self_speculation import check_self_speculation
     from dspec.testing.checks.stops import check_stop_rules
     from dspec.testing.checks.streams import check_streams
     from dspec.testing.checks.ties import check_greedy
@@ -38,6 +39,7 @@ __all__ = [
     "check_lattice",
     "check_requests",
     "check_rollback",
+    "check_self_speculation",
     "check_stop_rules",
     "check_streams",
     "check_subject",
@@ -59,6 +61,7 @@ _HOMES = {
     "check_lattice": "checks.lattice",
     "check_requests": "checks.requests",
     "check_rollback": "checks.rollback",
+    "check_self_speculation": "checks.self_speculation",
     "check_stop_rules": "checks.stops",
     "check_streams": "checks.streams",
     "check_subject": "run",

@@ -30,12 +30,14 @@ class Bench:
         ops: a backend's `ArrayOps`: its accept rules, and engines of tables on its arrays.
         engine: an `Engine` whose real outputs are looked at.
         adapter: a sampler of somebody else (`dspec.testing.adapters`).
+        lm: a block-diffusion model (`dspec.block_engine.BlockDiffusion`) that speculates by itself.
     """
 
     name: str
     ops: Any = None
     engine: Any = None
     adapter: Any = None
+    lm: Any = None
 
     def dtypes(self) -> Sequence[str]:
         """Return the dtypes of laws that can be checked here."""

@@ -14,6 +14,7 @@ from dspec.backends.registry import open_ops
 from dspec.core.policies import POLICIES
 from dspec.core.types import Sampling
 from dspec.testing.bench import RULES, Bench, on_device
+from dspec.testing.checks.block_engines import check_greedy_blocks, draw_blocks, law_of_blocks
 from dspec.testing.checks.boundaries import check_boundaries
 from dspec.testing.checks.coupling import check_coupled_arrays, check_coupling
 from dspec.testing.checks.engines import default_prompt, draw_outputs, drawing, law_of_outputs
@@ -24,9 +25,11 @@ from dspec.testing.checks.lattice import check_lattice
 from dspec.testing.checks.laws import check_distribution, check_exact_law
 from dspec.testing.checks.requests import check_requests
 from dspec.testing.checks.rollback import check_rollback
+from dspec.testing.checks.self_speculation import check_self_speculation
 from dspec.testing.checks.stops import check_stop_rules
 from dspec.testing.checks.streams import check_streams
 from dspec.testing.checks.ties import check_greedy
+from dspec.testing.models.block_worlds import make_block_worlds
 from dspec.testing.models.recall import recall_engine
 from dspec.testing.models.subjects import (
     greedy_rule,
@@ -110,6 +113,10 @@ def distribution(bench: Bench, given: Arguments, only: Arguments) -> Report:
     if bench.engine is not None:
         law = law_of_outputs(bench.engine)
         return check_distribution(draw_outputs(bench.engine, given["policy"]), **{**own, **only, "law": law})
+    if bench.lm is not None:
+        drawn = draw_blocks(bench.lm, given["policy"], given["form"])
+        report = check_distribution(drawn, **{**own, **only, "law": law_of_blocks(bench.lm)})
+        return replace(report, clauses=(*report.clauses, "SS-14"))
     world = world_of(given)
     engine = table_engine(world, bench.ops)
     settings = {**settings_of(world), "policy": given["policy"]}
@@ -183,6 +190,17 @@ def requests(bench: Bench, given: Arguments, only: Arguments) -> Report:
     return check_requests(bench.ops, **{"seed": given["seed"], **only})
 
 
+def self_speculation(bench: Bench, given: Arguments, only: Arguments) -> Report:
+    """Enumerate the library's loop of self-speculation in worlds."""
+    worlds = make_block_worlds(given["count"], seed=given["seed"], policy=given["policy"])
+    return check_self_speculation(**{"worlds": worlds, **only})
+
+
+def greedy_blocks(bench: Bench, given: Arguments, only: Arguments) -> Report:
+    """Compare greedy self-speculation with block-size-one decoding."""
+    return check_greedy_blocks(bench.lm, **{"form": given["form"], **only})
+
+
 def streams(bench: Bench, given: Arguments, only: Arguments) -> Report:
     """Compare the uniforms with an independent generator."""
     return check_streams(**{"count": given["count"], "seed": given["seed"], **only})
@@ -194,5 +212,14 @@ def world_of(given: Arguments) -> World:
 
 
 _ALL: tuple[Entry, ...] = (exact_law, streams, lattice, boundaries, coupling, coupled_arrays, greedy, honesty)
-_ALL += (requests, stop_rules, isolation, rollback, distribution, independence)
+_ALL += (
+    self_speculation,
+    greedy_blocks,
+    requests,
+    stop_rules,
+    isolation,
+    rollback,
+    distribution,
+    independence,
+)
 CHECKS: dict[str, Entry] = {entry.__name__: entry for entry in _ALL}

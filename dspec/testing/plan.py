@@ -13,6 +13,7 @@ LOOP = "loop"  # what the parts that need no backend are about: the decode loop,
 EXACT = "exact"  # their arithmetic
 POLICIES = ("greedy", "one_hot", "rejection", "sample_match")
 LOOP_POLICIES = ("greedy", "one_hot", "rejection", "sample_match", "sampled_match")
+BLOCK_FORMS = ("sliding", "aligned", "no fusion", "fused layout")
 STATISTICAL = ("distribution", "independence")
 WORLDS = ("plain", "mixed")  # warps of the worlds that tables of engines are made of
 VOCAB, WIDE_VOCAB = 64, 151_936
@@ -96,6 +97,27 @@ def loop_parts(level: Level, *, seed: int) -> Iterator[Part]:
             given = {"policy": policy, "count": count, "seed": at}
             yield Part("exact_law", LOOP, EXACT, policy, given)
     yield Part("streams", LOOP, EXACT, "", {"count": level.cases, "seed": seed})
+    yield from block_loop_parts(level, seed=seed)
+
+
+def block_loop_parts(level: Level, *, seed: int) -> Iterator[Part]:
+    """Yield the enumeration of the loop of self-speculation."""
+    for policy in POLICIES:
+        # Sampled drafts take ten times the paths; 14 worlds have every form in both alignments.
+        count = max(14, level.worlds // (5 if policy == "rejection" else 1))
+        for part, at in chunks(count, WORLD_CHUNK, seed=seed):
+            given = {"policy": policy, "count": part, "seed": at}
+            yield Part("self_speculation", LOOP, EXACT, policy, given)
+
+
+def block_parts(level: Level, name: str, *, seed: int) -> Iterator[Part]:
+    """Yield the checks of a block-diffusion model that speculates by itself."""
+    for form in BLOCK_FORMS:
+        yield Part("greedy_blocks", name, "float32", form, {"form": form})
+        for policy in POLICIES[1:]:
+            given = {"policy": policy, "form": form, "n": level.draws, "seed": seed}
+            yield Part("distribution", name, "float32", f"{policy}, {form}", given)
+    yield from block_loop_parts(level, seed=seed)
 
 
 def rule_parts(

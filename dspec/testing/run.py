@@ -13,7 +13,16 @@ from dspec.testing.bench import Bench
 from dspec.testing.entries import CHECKS
 from dspec.testing.kept import KeptParts
 from dspec.testing.levels import Level, level_named
-from dspec.testing.plan import EXACT, LOOP, Part, draft_parts, engine_parts, rule_parts, share_alpha
+from dspec.testing.plan import (
+    EXACT,
+    LOOP,
+    Part,
+    block_parts,
+    draft_parts,
+    engine_parts,
+    rule_parts,
+    share_alpha,
+)
 from dspec.testing.report import Report, merge
 from dspec.testing.workers import run_elsewhere, run_here
 
@@ -27,8 +36,9 @@ def check_subject(subject: Any, *, level: str | Level = "smoke", seed: int = 0) 
     Spec: RS-1..RS-18, RS-20.
 
     Args:
-        subject: a `dspec.engine.Engine`; a backend's `ArrayOps`; a verifier function (see
-            `dspec.testing.checks.lattice.Verify`) on numpy arrays; or an adapter of `dspec.testing.adapters`.
+        subject: a `dspec.engine.Engine`; a `dspec.block_engine.BlockDiffusion`; a backend's `ArrayOps`; a
+            verifier function (see `dspec.testing.checks.lattice.Verify`) on numpy arrays; or an adapter of
+            `dspec.testing.adapters`.
         level: "smoke", "full", "nightly", or a `Level`.
         seed: of everything random.
 
@@ -50,6 +60,7 @@ def check_subject(subject: Any, *, level: str | Level = "smoke", seed: int = 0) 
 
 def bench_of(subject: Any) -> Bench:
     """Return what a subject offers to the checks."""
+    from dspec.block_engine import BlockDiffusion
     from dspec.engine import Engine
     from dspec.testing.adapters import from_callable
 
@@ -57,6 +68,8 @@ def bench_of(subject: Any) -> Bench:
         return subject
     if isinstance(subject, Engine):
         return Bench("engine", ops=subject.ops, engine=subject)
+    if isinstance(subject, BlockDiffusion):
+        return Bench("block diffusion", ops=subject.ops, lm=subject)
     if hasattr(subject, "xp") and hasattr(subject, "from_host"):
         return Bench(type(subject).__name__, ops=subject)
     if hasattr(subject, "kind"):
@@ -66,7 +79,7 @@ def bench_of(subject: Any) -> Bench:
         return Bench(subject.name, adapter=subject)
     if callable(subject):
         return Bench("verifier", adapter=from_callable(subject))
-    needed = "an Engine, array operations, a verifier function or an adapter"
+    needed = "an Engine, a BlockDiffusion, array operations, a verifier function or an adapter"
     raise ConfigError(explain("subject", f"a {type(subject).__name__}", needed))
 
 
@@ -78,6 +91,9 @@ def subject_parts(bench: Bench, level: Level, *, seed: int) -> Iterator[Part]:
         return
     yield from rule_parts(level, name, dtypes=bench.dtypes(), seed=seed)
     yield from draft_parts(level, name, dtypes=bench.dtypes(), seed=seed)
+    if bench.lm is not None:
+        yield from block_parts(level, name, seed=seed)
+        return
     if bench.engine is None:
         yield from engine_parts(level, name, seed=seed)
         return
