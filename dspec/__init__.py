@@ -9,18 +9,32 @@ from typing import TYPE_CHECKING, Any
 from dspec import decoders
 
 if TYPE_CHECKING:
-    from dspec.api import check_exactness, load, train
+    from dspec.api import check_exactness, load, load_block_diffusion, train
+    from dspec.block_engine import BlockDiffusion
     from dspec.core.objectives import Objective
     from dspec.core.types import Sampling
     from dspec.engine import Engine
 
 __version__ = "0.1.0"
-__all__ = ["Engine", "Objective", "Sampling", "__version__", "check_exactness", "decoders", "load", "train"]
+__all__ = [
+    "BlockDiffusion",
+    "Engine",
+    "Objective",
+    "Sampling",
+    "__version__",
+    "check_exactness",
+    "decoders",
+    "load",
+    "load_block_diffusion",
+    "train",
+]
 
 _HOMES = {
     "check_exactness": "dspec.api",
     "load": "dspec.api",
+    "load_block_diffusion": "dspec.api",
     "train": "dspec.api",
+    "BlockDiffusion": "dspec.block_engine",
     "Engine": "dspec.engine",
     "Objective": "dspec.core.objectives",
     "Sampling": "dspec.core.types",

@@ -4,8 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from dspec.backends.registry import open_room
+from dspec.block_engine import BlockDiffusion
 from dspec.config import TrainConfig
 from dspec.engine import Engine
+from dspec.errors import ConfigError, explain
+from dspec.io.block_family import published_family
 from dspec.results import TrainResult
 
 
@@ -42,8 +45,52 @@ def load(
         >>> engine = load("Qwen/Qwen3-4B", "z-lab/Qwen3-4B-DFlash-b16")      # doctest: +SKIP
         >>> engine.generate("Q: 2 + 2?", max_new_tokens=16).text             # doctest: +SKIP
     """
+    family = published_family(target)
+    if family is not None:
+        remedy = "Open it with dspec.load_block_diffusion(...): it drafts and verifies by itself."
+        needed = "an autoregressive model"
+        got = f"a block-diffusion model of the family {family}"
+        raise ConfigError(explain(f"target {target}", got, needed, remedy=remedy, clause="SS-23"))
     room, device = open_room(backend, lent=(target, drafter))
     return Engine(*room.open_models(target, drafter, device=device, dtype=dtype, tokenizer=tokenizer))
+
+
+def load_block_diffusion(
+    source: str | Path,
+    *,
+    family: str | None = None,
+    mask_token_id: int | None = None,
+    backend: str = "auto",
+    dtype: str = "auto",
+    tokenizer: Any = None,
+) -> BlockDiffusion:
+    """Return an engine of a block-diffusion language model, which drafts and verifies by itself.
+
+    Spec: SS-1, SS-23.
+
+    Args:
+        source: hub id or local folder: config.json and safetensors under the published names.
+        family: "sdar", "fast_dllm_v2" or "llada2"; None: what the config says.
+        mask_token_id: None: the config's, else that of the family's published models.
+        backend: as for `load`.
+        dtype: as for `load`.
+        tokenizer: of transformers; None takes the one in the folder.
+
+    Returns:
+        The engine: `.generate`, `.stream`, `.logits`.
+
+    Raises:
+        CheckpointError: a file is missing or malformed, or asks for what is not built.
+        ConfigError: an unknown family, or another one than the config's; no mask token.
+        BackendUnavailable: the backend or device is not here.
+
+    Example:
+        >>> lm = load_block_diffusion("JetLM/SDAR-1.7B-Chat")                # doctest: +SKIP
+        >>> lm.generate("Q: 2 + 2?", max_new_tokens=16).text                 # doctest: +SKIP
+    """
+    room, device = open_room(backend)
+    options = {"mask_token_id": mask_token_id, "device": device, "dtype": dtype, "tokenizer": tokenizer}
+    return BlockDiffusion(*room.open_block_model(source, family=family, **options))
 
 
 def train(

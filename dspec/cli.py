@@ -5,7 +5,7 @@ Results go to stdout, everything else to stderr; `--json` prints one JSON object
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,11 +13,13 @@ import typer
 
 from dspec import __version__
 from dspec.cli_check import check
+from dspec.cli_decoders import BLOCK, build_decoder, parse_decoder, with_decoder_options
 from dspec.cli_options import with_settings
+from dspec.cli_prompt import read_prompt_options
 from dspec.core.policies import POLICIES
-from dspec.decoders import Autoregressive, Speculative
 from dspec.errors import ConfigError, DspecError, explain
 from dspec.evaluation.report import plain
+from dspec.io.block_family import published_family
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,6 +31,11 @@ app = typer.Typer(
 POLICY_HELP = "; ".join(f"{policy.name}: {policy.summary}" for policy in POLICIES.values())
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
+DECODER_HELP = "speculative or autoregressive; of a block-diffusion model: self-speculative, diffusion, wino."
+DECODERS = ("autoregressive", "self-speculative(exact=true)", "diffusion")
+DECODERS_HELP = 'Of a block-diffusion model; may be repeated: "self-speculative(exact=true, block_size=8)".'
+Family = Annotated[str | None, typer.Option(help="Of a block-diffusion model: sdar, fast_dllm_v2 or llada2.")]
+MaskToken = Annotated[int | None, typer.Option(help="Mask token of a block-diffusion model.")]
 Backend = Annotated[str, typer.Option(help="auto, cuda, cpu, mps or mlx.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
@@ -66,9 +73,8 @@ def train(
 app.command()(with_settings(train))
 
 
-@app.command()
 def generate(
-    target: Annotated[str, typer.Argument(help="Hub id or folder of the target.")],
+    target: Annotated[str, typer.Argument(help="Hub id or folder of the target or block-diffusion model.")],
     drafter: Annotated[str | None, typer.Option(help="Drafter folder; none: one token a pass.")] = None,
     prompt: Annotated[str | None, typer.Option(help="Text to go on from.")] = None,
     prompt_file: Annotated[Path | None, typer.Option(help="Text file, or .json of chat messages.")] = None,
@@ -82,18 +88,23 @@ def generate(
     seed: Annotated[int, typer.Option(help="Key of the uniforms.")] = 0,
     stop: Annotated[list[str] | None, typer.Option(help="Stop string; may be repeated.")] = None,
     policy: Annotated[str | None, typer.Option(help=POLICY_HELP)] = None,
-    decoder: Annotated[str | None, typer.Option(help="speculative, or autoregressive: no drafts.")] = None,
+    decoder: Annotated[str | None, typer.Option(help=DECODER_HELP)] = None,
+    family: Family = None,
+    mask_token_id: MaskToken = None,
     ignore_eos: Annotated[bool, typer.Option(help="Go on after an end token.")] = False,
     backend: Backend = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     as_json: AsJson = False,
+    *,
+    options: dict[str, Any],
 ) -> None:
-    """Decode from a prompt; in a terminal accepted drafts and closing tokens have colours."""
-    import dspec
-    from dspec.display import show_stream
+    """Decode from a prompt; in a terminal accepted drafts and closing tokens have colours.
+
+    A block-diffusion model drafts and verifies by itself: give its --family, or one of its decoders.
+    """
     from dspec.request import parse_request
 
-    given = _prompt(prompt, prompt_file, prompt_ids, chat)
+    given = read_prompt_options(prompt, prompt_file, prompt_ids, chat)
     settings = {
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
@@ -102,11 +113,30 @@ def generate(
         "min_p": min_p,
         "seed": seed,
         "stop": tuple(stop or ()),
-        **_decoder(decoder, policy),
         "ignore_eos": ignore_eos,
+        "decoder": (made := build_decoder(decoder, options, policy)),
+        "policy": None if hasattr(made, "policy") else policy,
     }
     parse_request(settings)  # before minutes of loading
-    engine = dspec.load(target, drafter, backend=backend, dtype=dtype)
+    named = family is not None or mask_token_id is not None or isinstance(made, BLOCK)
+    if named or published_family(target) is not None:
+        if drafter is not None:
+            raise ConfigError(explain("--drafter", drafter, "none: a block-diffusion model drafts by itself"))
+        model = {"family": family, "mask_token_id": mask_token_id, "backend": backend, "dtype": dtype}
+        _generate_blocks(target, model, given, settings, as_json)
+    else:
+        _generate(target, drafter, {"backend": backend, "dtype": dtype}, given, settings, as_json)
+
+
+app.command()(with_decoder_options(generate))
+
+
+def _generate(target: str, drafter: str | None, model: Any, given: Any, settings: Any, as_json: bool) -> None:
+    """Decode with a target and a drafter."""
+    import dspec
+    from dspec.display import show_stream
+
+    engine = dspec.load(target, drafter, **model)
     if not as_json:
         show_stream(engine, given, settings)
         return
@@ -116,32 +146,69 @@ def generate(
     print(_json({**fields, **numbers, "tokens_per_second": out.stats.tokens_per_second}))
 
 
+def _generate_blocks(source: str, model: Any, given: Any, settings: Any, as_json: bool) -> None:
+    """Decode with a block-diffusion model."""
+    import dspec
+    from dspec.block_display import as_plain, show_block_stream
+
+    lm = dspec.load_block_diffusion(source, **model)
+    if as_json:
+        print(_json(as_plain(lm.generate(given, **settings))))
+    else:
+        show_block_stream(lm, given, settings)
+
+
 @app.command()
 def bench(
-    target: Annotated[str, typer.Argument(help="Hub id or folder of the target.")],
-    drafter: Annotated[str, typer.Argument(help="Drafter folder.")],
+    target: Annotated[str, typer.Argument(help="Hub id or folder of the target or block-diffusion model.")],
+    drafter: Annotated[str | None, typer.Argument(help="Drafter folder; none for block diffusion.")] = None,
     suite: Annotated[str, typer.Option(help="gsm8k, humaneval, mt_bench, tiny, or a JSONL file.")] = "tiny",
+    decoder: Annotated[list[str] | None, typer.Option(help=DECODERS_HELP)] = None,
+    family: Family = None,
+    mask_token_id: MaskToken = None,
     output: Annotated[Path | None, typer.Option(help="Folder for bench.json.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Most tokens a prompt.")] = 128,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Key of the uniforms.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Prompts side by side (block diffusion).")] = 1,
     backend: Backend = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Decode a suite of prompts and print tau, acceptance by slot and tokens per second."""
-    import dspec
-    from dspec.display import show_bench
-
+    """Decode a suite of prompts: tau and acceptance of a drafter, or decoders of a block-diffusion model."""
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)  # before minutes of decoding
-    engine = dspec.load(target, drafter, backend=backend)
-    result = show_bench(
-        engine, suite, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, quiet=as_json
-    )
+    settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed, "quiet": as_json}
+    if decoder or family is not None or mask_token_id is not None or published_family(target) is not None:
+        if drafter is not None:
+            raise ConfigError(explain("DRAFTER", drafter, "none: a block-diffusion model drafts by itself"))
+        model = {"family": family, "mask_token_id": mask_token_id, "backend": backend}
+        result = _bench_blocks(target, model, suite, decoder or [], {**settings, "batch_size": batch_size})
+    else:
+        result = _bench(target, drafter, backend, suite, settings)
     if as_json:
         print(_json(result))
     if output is not None:
         (output / "bench.json").write_text(_json(result) + "\n", encoding="utf-8")
+
+
+def _bench(target: str, drafter: str | None, backend: str, suite: str, settings: Any) -> Any:
+    """Decode a suite with a target and a drafter."""
+    import dspec
+    from dspec.display import show_bench
+
+    if drafter is None:
+        raise ConfigError(explain("DRAFTER", "none", "a drafter folder, or a block-diffusion model"))
+    return show_bench(dspec.load(target, drafter, backend=backend), suite, **settings)
+
+
+def _bench_blocks(source: str, model: Any, suite: str, texts: list[str], settings: Any) -> Any:
+    """Decode a suite with decoders of a block-diffusion model; without names, three of them."""
+    import dspec
+    from dspec.block_display import show_block_bench
+
+    decoders = dict(parse_decoder(text) for text in texts or DECODERS)
+    lm = dspec.load_block_diffusion(source, **model)
+    return show_block_bench(lm, suite, decoders, **settings)
 
 
 app.command()(check)
@@ -189,48 +256,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def entry() -> None:
     """What the `dspec` script calls."""
     sys.exit(run())
-
-
-def _prompt(text: str | None, file: Path | None, ids: str | None, chat: bool) -> Any:
-    """Return the prompt that exactly one of the three options gives."""
-    options = {"--prompt": text, "--prompt-file": file, "--prompt-ids": ids}
-    given = [name for name, value in options.items() if value is not None]
-    if len(given) != 1:
-        raise ConfigError(explain("prompt", " and ".join(given) or "none", f"one of {', '.join(options)}"))
-    messages = file is not None and file.suffix == ".json"
-    if chat and (messages or ids is not None):
-        raise ConfigError(explain("--chat", given[0], "a text to take as a message"))
-    if ids is not None:
-        return _numbers(ids)
-    if file is not None:
-        text = _read(file, lambda: file.read_text(encoding="utf-8"))
-        if messages:
-            return _read(file, lambda: json.loads(text))
-    return [{"role": "user", "content": text}] if chat else text
-
-
-def _decoder(name: str | None, policy: str | None) -> dict[str, Any]:
-    """Return the settings that --decoder and --policy stand for."""
-    made = {None: None, "speculative": Speculative(policy=policy), "autoregressive": Autoregressive()}
-    if name not in made:
-        raise ConfigError(explain("--decoder", repr(name), "speculative or autoregressive"))
-    return {"decoder": made[name], "policy": None if name == "speculative" else policy}
-
-
-def _numbers(ids: str) -> list[int]:
-    try:
-        return [int(word) for word in ids.replace(",", " ").split()]
-    except ValueError as error:
-        raise ConfigError(explain("--prompt-ids", repr(ids), 'integers such as "1 2 3"')) from error
-
-
-def _read(file: Path, read: Callable[[], Any]) -> Any:
-    try:
-        return read()
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            explain("--prompt-file", f"{file}: {error}", "a readable text or JSON file")
-        ) from error
 
 
 def _json(value: Any) -> str:

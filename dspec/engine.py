@@ -12,10 +12,10 @@ from dspec.decoders import Autoregressive, Speculative
 from dspec.errors import ConfigError, explain
 from dspec.generation import Chunk, Generation
 from dspec.prompt import Prompt, encode_prompt, is_many
-from dspec.request import Request, parse_request
+from dspec.request import Request, check_length, parse_request
 from dspec.rng import Stream
 from dspec.stopwatch import Stopwatch
-from dspec.text import TextStream
+from dspec.text import TextStream, open_text, read_pieces
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,10 @@ class Engine:
 
     def _job(self, prompt: Any, request: Request, where: str = "prompt") -> _Job:
         """Check all that can be checked without a model pass."""
+        if not isinstance(request.decoder, (Speculative, Autoregressive, type(None))):
+            remedy = "Open a block-diffusion model: dspec.load_block_diffusion(...)."
+            needed = "Speculative(...), Autoregressive() or None"
+            raise ConfigError(explain("decoder", request.decoder, needed, remedy=remedy, clause="RS-13"))
         if isinstance(request.decoder, Speculative) and self.drafter is None:
             remedy = "Load one, dspec.load(target, drafter), or leave `decoder` out."
             raise ConfigError(
@@ -123,13 +127,13 @@ class Engine:
         n_slots = 0 if drafter is None else drafter.block_size - 1
         stream = Stream(request.seed, request.number)
         ids = self._encode(prompt, where)
-        self._check_length(len(ids) + request.max_new_tokens)
+        check_length(len(ids) + request.max_new_tokens, self.target.max_positions)
         return _Job(
             ids=ids,
             limits=Limits(request.max_new_tokens, frozenset() if request.ignore_eos else self.target.eos_ids),
             judge=RequestJudge(self.ops, request.rule(), request.sampling, stream, n_slots),
             drafter=drafter,
-            text=self._text_stream(request),
+            text=open_text(self.target.tokenizer, request.stops),
         )
 
     def _generate(self, job: _Job) -> Generation:
@@ -167,38 +171,13 @@ class Engine:
             target, drafter = watch.target(target), watch.drafter(drafter)
         yield from decode(target, drafter, job.judge, job.ids, job.limits)
 
-    def _check_length(self, length: int) -> None:
-        longest = self.target.max_positions
-        if longest is not None and length > longest:
-            remedy = "Shorten the prompt or lower max_new_tokens."
-            raise ConfigError(
-                explain("prompt + max_new_tokens", length, f"at most {longest} positions", remedy=remedy)
-            )
-
-    def _text_stream(self, request: Request) -> TextStream | None:
-        if self.target.tokenizer is not None:
-            return TextStream(self.target.tokenizer, request.stops)
-        if request.stops:
-            raise ConfigError(
-                explain("stop", request.stops, "nothing: the target has no tokenizer", clause="DL-9")
-            )
-        return None
-
 
 def _chunk(step: Pass, text: TextStream | None) -> Chunk:
     """Turn a pass into a chunk, cut after the token that completes a stop string."""
-    pieces, tokens, finish = [], step.tokens, step.finish
-    for token in tokens if text is not None else ():
-        piece, stopped = text.feed(token)
-        pieces.append(piece)
-        if stopped:
-            tokens, finish = tokens[: len(pieces)], "stop"
-            break
-    if text is not None and finish in ("eos", "length"):
-        pieces[-1] += text.flush()
+    tokens, pieces, finish = read_pieces(step.tokens, step.finish, text)
     return Chunk(
         tokens=tokens,
-        pieces=tuple(pieces),
+        pieces=pieces,
         n_accepted=step.n_accepted,
         n_drafted=step.n_drafted,
         finish=finish,

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from dspec.core.stats import Stats
+from dspec.core.trace import BlockStats, Commit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,3 +57,54 @@ class Generation:
     def n_emitted(self) -> tuple[int, ...]:
         """Tokens of each verify pass, uncut."""
         return self.stats.n_emitted
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockChunk:
+    """What one pass of a block-diffusion model made final.
+
+    Spec: SS-24.
+
+    Args:
+        tokens: ids that are final now, in order; may be empty.
+        pieces: the text that became certain with each token; empty without a tokenizer.
+        commits: decisions of the pass, also those whose position is not final yet.
+        n_accepted: accepted drafts of a verify pass, uncut; None: nothing was verified.
+        n_drafted: drafts of it.
+        forward_passes: of the request so far.
+        finish: None while the request goes on, else "eos", "stop" or "length".
+    """
+
+    tokens: tuple[int, ...]
+    pieces: tuple[str, ...]
+    commits: tuple[Commit, ...]
+    n_accepted: int | None
+    n_drafted: int
+    forward_passes: int
+    finish: str | None
+
+    @property
+    def text(self) -> str:
+        """The chunk's text; "" without a tokenizer."""
+        return "".join(self.pieces)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockGeneration:
+    """One output of a block-diffusion model.
+
+    Spec: SS-24.
+
+    Args:
+        tokens: emitted ids, the prompt not included; an end token is kept.
+        text: their text, cut before a stop string; None without a tokenizer.
+        finish: "eos", "stop" or "length".
+        stats: forward passes, accepted drafts, seconds.
+        trace: every decision in order: position, token, kind, step.
+    """
+
+    tokens: tuple[int, ...]
+    text: str | None
+    finish: str | None
+    stats: BlockStats
+    trace: tuple[Commit, ...] = field(repr=False)

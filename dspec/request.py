@@ -7,7 +7,7 @@ from typing import Any
 from dspec.core.policies import Policy, choose_policy
 from dspec.core.settings import read_integer
 from dspec.core.types import Sampling
-from dspec.decoders import Autoregressive, Speculative
+from dspec.decoders import DECODERS
 from dspec.errors import ConfigError, explain
 
 SAMPLING = ("temperature", "top_k", "top_p", "min_p")
@@ -39,7 +39,7 @@ class Request:
     stops: tuple[str, ...] = ()
     seed: int = 0
     number: int = 0
-    decoder: Speculative | Autoregressive | None = None
+    decoder: Any = None
     policy: str | None = None
     ignore_eos: bool = False
 
@@ -58,8 +58,8 @@ class Request:
         self.rule()
 
     def _check_decoder(self) -> None:
-        if not isinstance(self.decoder, (Speculative, Autoregressive, type(None))):
-            needed = "Speculative(...), Autoregressive() or None"
+        if not isinstance(self.decoder, (*DECODERS, type(None))):
+            needed = "one of dspec.decoders, such as Autoregressive(), or None"
             raise ConfigError(explain("decoder", repr(self.decoder), needed, clause="RS-13"))
         if self.policy is not None and self.decoder is not None:
             remedy = "Put it into the decoder: Speculative(policy=...)."
@@ -78,7 +78,7 @@ class Request:
             >>> Request(sampling=Sampling(temperature=1.0), policy="rejection").rule().name
             'rejection'
         """
-        name = self.decoder.policy if isinstance(self.decoder, Speculative) else self.policy
+        name = self.policy if self.decoder is None else getattr(self.decoder, "policy", None)
         # A list or dict has no hash, so that looking it up would raise something else.
         return choose_policy(name if name is None or isinstance(name, str) else repr(name), self.sampling)
 
@@ -131,3 +131,23 @@ def _check_stops(stops: tuple[str, ...]) -> None:
         if "\ufffd" in stop:
             needed = "readable text: U+FFFD stands for bytes that are none"
             raise ConfigError(explain("stop", repr(stop), needed, clause="DL-9"))
+
+
+def check_length(length: int, longest: int | None) -> None:
+    """Raise if prompt and output are longer than the model can read.
+
+    Args:
+        length: tokens of both.
+        longest: of the model; None: no limit.
+
+    Raises:
+        ConfigError: they are longer.
+
+    Example:
+        >>> check_length(10, None)
+    """
+    if longest is not None and length > longest:
+        remedy = "Shorten the prompt or lower max_new_tokens."
+        raise ConfigError(
+            explain("prompt + max_new_tokens", length, f"at most {longest} positions", remedy=remedy)
+        )

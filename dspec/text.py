@@ -135,6 +135,57 @@ class TextStream:
         return 0
 
 
+def open_text(tokenizer: Any, stops: Sequence[str]) -> TextStream | None:
+    """Return the text stream of a request; None where the model has no tokenizer.
+
+    Spec: DL-9.
+
+    Args:
+        tokenizer: of the model, or None.
+        stops: stop strings of the request.
+
+    Raises:
+        ConfigError: stop strings without a tokenizer.
+
+    Example:
+        >>> open_text(None, ()) is None
+        True
+    """
+    if tokenizer is not None:
+        return TextStream(tokenizer, stops)
+    if stops:
+        needed = "nothing: the target has no tokenizer"
+        raise ConfigError(explain("stop", tuple(stops), needed, clause="DL-9"))
+    return None
+
+
+def read_pieces(
+    tokens: tuple[int, ...], finish: str | None, text: TextStream | None
+) -> tuple[tuple[int, ...], tuple[str, ...], str | None]:
+    """Turn emitted tokens into pieces of text, cut after the token that completes a stop string.
+
+    Spec: DL-9, RS-14.
+
+    Args:
+        tokens: of one pass, cut at an end token or limit.
+        finish: why the output ends with them, or None.
+        text: of the request; None: there is no tokenizer, hence no text.
+
+    Returns:
+        The tokens, a piece for each (none without a tokenizer), and why the output ends.
+    """
+    pieces: list[str] = []
+    for token in tokens if text is not None else ():
+        piece, stopped = text.feed(token)
+        pieces.append(piece)
+        if stopped:
+            tokens, finish = tokens[: len(pieces)], "stop"
+            break
+    if text is not None and finish in ("eos", "length") and pieces:
+        pieces[-1] += text.flush()
+    return tokens, tuple(pieces), finish
+
+
 def _check_stops(stops: Sequence[str], backend: Any) -> None:
     """Refuse a stop string that holds a special token: the text never does, so it would never match."""
     special = [t.content for t in backend.get_added_tokens_decoder().values() if t.special]

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from dspec import cli
+from dspec.cli_prompt import read_prompt_options
 from dspec.config import TrainConfig
 from dspec.display import show_stream
 from dspec.generation import Chunk
@@ -132,9 +133,9 @@ def test_bench_prints_a_table_and_writes_the_figures(capsys, tmp_path, room):
 def test_a_prompt_file_is_text_or_messages(tmp_path):
     (tmp_path / "a.txt").write_text("hello")
     (tmp_path / "a.json").write_text('[{"role": "user", "content": "hi"}]')
-    assert cli._prompt(None, tmp_path / "a.txt", None, False) == "hello"
-    assert cli._prompt(None, tmp_path / "a.json", None, False) == [{"role": "user", "content": "hi"}]
-    assert cli._prompt("hi", None, None, True) == [{"role": "user", "content": "hi"}]
+    assert read_prompt_options(None, tmp_path / "a.txt", None, False) == "hello"
+    assert read_prompt_options(None, tmp_path / "a.json", None, False) == [{"role": "user", "content": "hi"}]
+    assert read_prompt_options("hi", None, None, True) == [{"role": "user", "content": "hi"}]
 
 
 def test_the_script_is_installed():

@@ -38,7 +38,10 @@ BAD = [
     ({"policy": "one_hot", "decoder": Speculative()}, "policy: got one_hot; needs to stand alone"),
     ({"decoder": Speculative(policy="typical")}, "policy: got 'typical'"),
     ({"decoder": Speculative(policy={})}, "policy: got .*needs one of greedy"),
-    ({"decoder": "autoregressive"}, r"decoder: got 'autoregressive'; needs Speculative\(...\), Autoregr"),
+    (
+        {"decoder": "autoregressive"},
+        r"decoder: got 'autoregressive'; needs one of dspec.decoders, such as Autoreg",
+    ),
     ({"decoder": Autoregressive}, "decoder: got <class"),
     ({"decoder": Speculative}, "decoder: got <class"),
     ({"decoder": False}, "decoder: got False"),
