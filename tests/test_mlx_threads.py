@@ -12,12 +12,15 @@ import pytest
 import dspec
 from dspec.backends.examples import init_generator
 from dspec.config import TrainConfig
+from dspec.core.layouts import causal
 from dspec.demo.settings import shipped_target
 from tests import tiny_models
+from tests.block_models import every, model
 from tests.reference_model import TAPS
 from tests.rooms import ROOMS
 from tests.test_mlx_hybrid import score
 from tests.tiny_training import make_drafter, make_target
+from tests.tolerances import FORWARD_F32
 
 mx = pytest.importorskip("mlx.core")
 pytestmark = pytest.mark.mlx
@@ -91,3 +94,17 @@ def test_a_stream_is_read_by_one_thread_after_another(settings):
     while chunk := elsewhere(next, stream, None):
         tokens += chunk.tokens
     assert tuple(tokens) == engine.generate([11, 24, 7, 300], **settings).tokens and len(tokens) == 8
+
+
+def test_a_block_session_goes_from_thread_to_thread():
+    layouts = [causal((1, 2, 3), start=0), causal((4,), start=0)]
+    later = [causal((5,), start=3), causal((6, 7), start=1)]
+    session = elsewhere(model(MLX, "llada2").session, rows=2, capacity=16)
+    elsewhere(session.read, layouts)
+    elsewhere(session.commit, [3, 1])
+    hidden = elsewhere(session.read, later)
+    found = elsewhere(lambda: session.logits(hidden, [[0], [0]]).tolist())
+    session.rewind([0, 0])
+    session.read(layouts)
+    session.commit([3, 1])
+    np.testing.assert_allclose(found, every(session, later)[:, :1], atol=FORWARD_F32)

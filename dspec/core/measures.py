@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from dspec.core.numerics import gather, indices_like, widen
+from dspec.core.numerics import gather, widen
 from dspec.core.types import Array
 
 
@@ -44,8 +44,9 @@ def without(logits: Array, token: int, *, xp: Any) -> Array:
         >>> without(np.zeros(3), 1, xp=xp).tolist()
         [0.0, -inf, 0.0]
     """
-    nothing = xp.full_like(logits, -float("inf"))
-    return xp.where(indices_like(logits, xp=xp) == token, nothing, logits)
+    # Joined around the hole: a mask of V ids a row would cost four more passes over the logits.
+    hole = xp.full_like(logits[..., :1], -float("inf"))
+    return xp.concat([logits[..., :token], hole, logits[..., token + 1 :]], axis=-1)
 
 
 def measure(logits: Array, tokens: Array, temperature: float, *, xp: Any) -> Measures:
@@ -78,11 +79,13 @@ def measure(logits: Array, tokens: Array, temperature: float, *, xp: Any) -> Mea
     total = xp.sum(weights, axis=-1)
     # 0 * -inf is NaN: what has no mass adds nothing.
     spread = xp.sum(weights * xp.where(weights > 0, shifted, xp.zeros_like(weights)), axis=-1)
-    best = xp.expand_dims(xp.argmax(weights, axis=-1), axis=-1)
-    rest = xp.where(indices_like(weights, xp=xp) == best, xp.zeros_like(weights), weights)
+    top = xp.max(weights, axis=-1, keepdims=True)
+    tied = xp.sum(xp.astype(weights == top, weights.dtype), axis=-1) > 1
+    rest = xp.max(xp.where(weights < top, weights, xp.zeros_like(weights)), axis=-1)
+    second = xp.where(tied, top[..., 0], rest)
     return Measures(
         confidence=gather(weights, tokens, xp=xp) / total,
-        margin=(xp.max(weights, axis=-1) - xp.max(rest, axis=-1)) / total,
+        margin=(top[..., 0] - second) / total,
         entropy=xp.log(total) - spread / total,
         collision=xp.sum(weights * weights, axis=-1) / (total * total),
     )
