@@ -37,6 +37,10 @@ where = dict(backend=backend, quiet=True)
 trained = dspec.train(golden + "/target", data, folder + "/out", **where, **small)
 again = dspec.load(golden + "/target", folder + "/out", backend=backend)
 assert again.generate(prompt, max_new_tokens=12).tokens == alone.tokens
+
+lm = dspec.load_block_diffusion(golden + "/../fastdllm2_tiny/model", mask_token_id=299, backend=backend)
+plain = lm.generate(prompt, max_new_tokens=12, decoder=dspec.decoders.Autoregressive())
+assert lm.generate(prompt, max_new_tokens=12).tokens == plain.tokens
 print(json.dumps({"step": trained.metrics["step"], "loaded": sorted(set(hidden) & set(sys.modules))}))
 """
 
