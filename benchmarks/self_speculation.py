@@ -226,7 +226,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", nargs="+", default=SHIPPED, help="default: the two tiny ones that ship")
-    parser.add_argument("--prompts", type=int, default=6, help="of each suite")
+    parser.add_argument("--prompts", type=int, default=8, help="of each suite")
     parser.add_argument("--suites", nargs="+", default=list(DOMAINS))
     parser.add_argument("--max-new-tokens", type=int, default=64)
     parser.add_argument("--backend", default="auto")
