@@ -230,6 +230,9 @@ class TrainConfig:
         "of products; auto: bfloat16 on CUDA, and on Metal with MLX",
         "auto",
     )
+    skip: float = setting(
+        number(0, 1), "leave rows of less than this share of the largest weight out of the gradient", 0.0
+    )
     recompute: bool = setting(FLAG, "make activations again in the backward: less memory, slower", False)
     backend: str = setting(choice("auto", "cuda", "cpu", "mps", "mlx"), "auto, cuda, cpu, mps or mlx", "auto")
 

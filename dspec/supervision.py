@@ -25,6 +25,8 @@ class Layout:
         slots: (R,) int64, the supervised ones of the N * K drafted slots.
         rows: (R,) int64, the same slots among the B * Q rows of the drafter's output.
         labels: (R,) int64, their gold tokens.
+        before: (R,) int64, the position before each label among the B * S of the texts: where the
+            target's own law of that token stands.
     """
 
     positions: NDArray[np.int64]
@@ -33,6 +35,32 @@ class Layout:
     slots: NDArray[np.int64]
     rows: NDArray[np.int64]
     labels: NDArray[np.int64]
+    before: NDArray[np.int64]
+
+    def runs(self, most: int) -> tuple[tuple[int, int], ...]:
+        """Cut the supervised slots into runs of whole blocks, each of about `most` rows at most.
+
+        Args:
+            most: rows a run, unless one block has more; >= 1.
+
+        Returns:
+            The end of each run: (row, block).
+
+        Example:
+            >>> mask, none = np.array([[1, 1], [1, 0], [1, 1]], dtype=bool), np.zeros(0, dtype=np.int64)
+            >>> Layout(none, none, mask, none, none, none, none).runs(3)
+            ((3, 2), (5, 3))
+        """
+        ends = np.cumsum(self.supervised.sum(axis=1))
+        found, row = [], 0
+        while row < (ends[-1] if len(ends) else 0):
+            # Blocks without rows go with those before them; a block longer than a run is a run.
+            block = max(
+                np.searchsorted(ends, row + most, side="right"), np.searchsorted(ends, row, "right") + 1
+            )
+            row = int(ends[block - 1])
+            found.append((row, int(block)))
+        return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -117,13 +145,14 @@ class Supervision:
             >>> blocks = Supervision.cut(text, yes, np.array([[0.9, 0.1, 0.5]]), anchors=1, block_size=3,
             ...                          mask_token_id=9)
             >>> layout = blocks.layout()
-            >>> layout.positions.tolist(), layout.slots.tolist(), layout.rows.tolist()
-            ([[1, 2, 3]], [0], [1])
+            >>> layout.positions.tolist(), layout.slots.tolist(), layout.rows.tolist(), layout.before.tolist()
+            ([[1, 2, 3]], [0], [1], [1])
         """
         rows, _, block_size = self.inputs.shape
         length = self.tokens.shape[1]
         slots = np.flatnonzero(self.mask)
         block, slot = np.divmod(slots, block_size - 1)
+        text = block // self.anchors.shape[1]
         return Layout(
             positions=self.positions.reshape(rows, -1).astype(np.int64),
             context_positions=np.tile(np.arange(length, dtype=np.int64), (rows, 1)),
@@ -131,4 +160,5 @@ class Supervision:
             slots=slots,
             rows=block * block_size + slot + 1,  # slot 0, the anchor, predicts nothing
             labels=self.labels.reshape(-1)[slots],
+            before=text * length + self.anchors.reshape(-1)[block].astype(np.int64) + slot,
         )

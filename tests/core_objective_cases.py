@@ -29,6 +29,29 @@ CASES = {
         ("dpace", {"alpha": 0.3, "weight": 1.0}),
         ("chain", {"weight": 5.0}),
     ],
+    "auf": [("auf", {"weight": 1.0})],
+    "dpace_cumulative(0.3, weight=2)": [("dpace_cumulative", {"alpha": 0.3, "weight": 2.0})],
+    "dpace_continuation(0)": [("dpace_continuation", {"alpha": 0.0, "weight": 1.0})],
+    "dpace_continuation": [("dpace_continuation", {"alpha": 0.5, "weight": 1.0})],
+    "revive(0.4)+auf(2)": [("revive", {"alpha": 0.4, "weight": 1.0}), ("auf", {"weight": 2.0})],
+}
+# The same for terms that read the target's law; every argument off its default somewhere.
+LAW_CASES = {
+    "cat(2)": [("cat", {"weight": 2.0})],
+    "kl(3)": [("kl", {"gamma": 3.0, "weight": 1.0})],
+    "tv(weight=2)": [("tv", {"gamma": inf, "weight": 2.0})],
+    "lk(2, 5)": [("lk", {"eta": 2.0, "gamma": 5.0, "weight": 1.0})],
+    "lk": [("lk", {"eta": 3.0, "gamma": inf, "weight": 1.0})],
+    "log_overlap(4)": [("log_overlap", {"gamma": 4.0, "weight": 1.0})],
+    "overlap_chain": [("overlap_chain", {"weight": 40.0})],
+    "reach(0.2, weight=3)": [("reach", {"alpha": 0.2, "weight": 3.0})],
+    "reach": [("reach", {"alpha": 0.5, "weight": 1.0})],
+    "reach(0.3, follow=0.7)": [("reach", {"alpha": 0.3, "weight": 1.0, "follow": 0.7})],
+    "decay(10)+overlap_chain(8)+lk": [
+        ("decay", {"gamma": 10.0, "weight": 1.0}),
+        ("overlap_chain", {"weight": 8.0}),
+        ("lk", {"eta": 3.0, "gamma": inf, "weight": 1.0}),
+    ],
 }
 
 

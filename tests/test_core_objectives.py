@@ -15,7 +15,7 @@ from tests.core_objective_cases import CASES, batches, example
 from tests.namespaces import NAMESPACES, close, gradient_close, narrowed, place, to_numpy
 from tests.rooms import ROOMS, of_rooms
 
-assert set(PRESETS) <= set(CASES)
+assert set(PRESETS) - {"dflare"} <= set(CASES)  # a schedule has no value: tests/test_core_schedules.py
 REDUCTIONS = ("block_sum", "weighted_mean")
 every_case = pytest.mark.parametrize("text", CASES)
 every_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)

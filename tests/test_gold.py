@@ -6,7 +6,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dspec.core.gold import gold_log_probs as core_gold_log_probs
-from dspec.errors import ConfigError, ShapeError
+from dspec.errors import ShapeError
 from tests.rooms import ROOMS
 from tests.tolerances import BF16_GRADIENT, FLOAT32_LOG_PROB, FLOAT64, MLX_GOLD_GRADIENT
 
@@ -199,9 +199,3 @@ def test_without_gradient_there_is_no_second_product():
         log_prob, _ = TORCH.gold.gold_log_probs(hidden, head, labels)
     assert (learning.products, watching.products) == (2, 1)
     assert torch.equal(log_prob, kept.detach()) and not log_prob.requires_grad
-
-
-def test_a_head_that_wants_a_gradient_is_refused():
-    hidden, head, labels, _ = problem(TORCH)
-    with pytest.raises(ConfigError, match="frozen"):
-        TORCH.gold.gold_log_probs(hidden, head.requires_grad_(), labels)

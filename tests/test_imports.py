@@ -16,7 +16,7 @@ RUN = ("acceptance", "interrupt", "progress", "results", "schedule", "supervisio
 SHARED = ("examples", "extent", "foreign", "hub", "judge", "layer_ids", "learner", "model_config")
 SHARED += ("block_checks", "block_pass")
 SHARED += ("override", "protocol", "run_state", "session_checks", "target_digest", "tokenizer", "training")
-SHARED += ("whole_batch",)
+SHARED += ("whole_batch", "written")
 BACKEND = {"numpy", "dspec.core", "dspec.io", "dspec.config", "dspec.rng", *(f"dspec.{name}" for name in RUN)}
 BACKEND |= {"dspec.block_config"}
 BACKEND |= {f"dspec.backends.{name}" for name in SHARED}
@@ -38,6 +38,7 @@ ROOMS = {
     "dspec.backends.hub": {"huggingface_hub", *BACKEND},
     "dspec.backends.run_state": {"safetensors", *BACKEND},
     "dspec.backends.training": {"array_api_compat", *BACKEND},
+    "dspec.backends.written": {"array_api_compat", *BACKEND},
     "dspec.backends.numpy": {"array_api_compat", *BACKEND},
     "dspec.backends.torch": {"safetensors", "torch", "transformers", "huggingface_hub", "array_api_compat"}
     | BACKEND,

@@ -54,8 +54,9 @@ def check_equal(ours, theirs, atol=TRAINING_GRADIENT):
 
 def spy_on_gold(learner, monkeypatch):
     """The hidden states that reach the head, call by call."""
-    seen, inner = [], learner._gold_log_probs
-    monkeypatch.setattr(learner, "_gold_log_probs", lambda h, *a, **k: (seen.append(h), inner(h, *a, **k))[1])
+    seen, observer = [], learner._observer
+    inner = observer._gold_log_probs
+    monkeypatch.setattr(observer, "_gold_log_probs", lambda h, *a, **k: (seen.append(h), inner(h, *a, **k))[1])
     return seen
 
 

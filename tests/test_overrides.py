@@ -8,9 +8,11 @@ import pytest
 from dspec.backends.override import CORE
 from dspec.errors import ConfigError
 from tests.test_gold import gradient, problem
+from tests.test_overlap import gradients as overlap_gradients
+from tests.test_overlap import problem as overlap_problem
 
 # Every room must have these; `test_every_entry_is_tested` keeps the list whole.
-OPERATIONS = pytest.mark.parametrize("name", ["gold_log_probs"])
+OPERATIONS = pytest.mark.parametrize("name", ["gold_log_probs", "overlap_statistics"])
 
 
 def entry_of(room, name):
@@ -32,14 +34,24 @@ def test_signature_begins_with_core_s(room, name):
     assert all(parameter.default is not inspect.Parameter.empty for parameter in added)
 
 
+def all_numbers(room, name, function):
+    """Values and gradients of an operation on one problem, by name."""
+    if name == "gold_log_probs":
+        log_prob, _, grad = gradient(room, function, *problem(room, rows=300, vocab=2003))
+        return {"log_prob": log_prob, "gradient": grad}
+    assert name == "overlap_statistics", "write the comparison of a new operation here"
+    *arguments, weights = overlap_problem(room, rows=300, vocab=2003)
+    values = function(*arguments, xp=room.xp)
+    numbers = {field: room.numpy(getattr(values, field)) for field in values._fields if field != "hit"}
+    return numbers | {f"d {k}": g for k, g in overlap_gradients(room, function, *arguments, weights).items()}
+
+
 @OPERATIONS
 def test_stays_within_its_tolerance(room, name):
-    assert name == "gold_log_probs", "write the comparison of a new operation here"
-    entry, arguments = entry_of(room, name), problem(room, rows=300, vocab=2003)
-    ours = gradient(room, entry.function, *arguments)
-    core = gradient(room, CORE[name], *arguments)
-    np.testing.assert_allclose(ours[0], core[0], atol=entry.tolerance, rtol=0)
-    np.testing.assert_allclose(ours[2], core[2], atol=entry.tolerance, rtol=0)
+    entry = entry_of(room, name)
+    ours, core = (all_numbers(room, name, function) for function in (entry.function, CORE[name]))
+    for key, expected in core.items():
+        np.testing.assert_allclose(ours[key], expected, atol=entry.tolerance, rtol=0, err_msg=key)
 
 
 @OPERATIONS

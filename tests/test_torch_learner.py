@@ -20,7 +20,7 @@ def plain_gradient(learner, part):
     context = drafter.fuse(part.features)
     hidden = drafter(part.embeds, part.positions, context, part.context_positions, part.mask)
     n_blocks, n_slots = part.supervised.shape
-    logits = (hidden @ learner._head.T).unflatten(1, (-1, n_slots + 1))[:, :, 1:].reshape(-1, 97)
+    logits = (hidden @ learner._observer.head.T).unflatten(1, (-1, n_slots + 1))[:, :, 1:].reshape(-1, 97)
     labels = torch.zeros(n_blocks * n_slots, dtype=torch.int64).index_copy(0, part.slots, part.labels)
     log_prob = torch.log_softmax(logits, dim=1).gather(1, labels[:, None]).view(n_blocks, n_slots)
     hit = (logits.argmax(1) == labels).view(n_blocks, n_slots)
@@ -54,7 +54,7 @@ def test_a_float16_head_does_not_narrow_the_gradient(monkeypatch):
     learner = make_learner(TORCH, target, config)
     seen = spy_on_gold(learner, monkeypatch)
     learner.forward(read(TORCH, target, config)[0])
-    assert [hidden.dtype for hidden in seen] == [torch.float32] and learner._head.dtype == torch.float16
+    assert [hidden.dtype for hidden in seen] == [torch.float32] and learner._observer.head.dtype == torch.float16
 
 
 @pytest.mark.clause("BD-2")

@@ -18,6 +18,11 @@ FLOAT32 = 6e-6
 FLOAT32_LOG_PROB = 8e-6
 # Gradient of bfloat16 products, relative norm: 2^-9 for each of its two roundings, as measured 2-4e-3.
 BF16_GRADIENT = 6e-3
+# Divergence and gradients in float32 at a temperature of 0.25, which multiplies the rounding of the target's
+# logits (FLOAT32_LOG_PROB) by four for the tokens it likes; measured up to 1.2e-5, on MLX.
+DIVERGENCE_F32 = 2e-5
+# BF16_GRADIENT of the overlap and the divergence, whose derivatives cancel more: twice that.
+OVERLAP_BF16 = 2 * BF16_GRADIENT
 # One network in float32 run with other shapes (cached, chunked, in blocks): 2^-23 times about 60 terms of
 # size 4 in each of 4 layers, on the tiny models of tests/tiny_models.py; measured 2e-6 to 1e-5.
 FORWARD_F32 = 1e-4

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dspec.acceptance import Acceptance
 from dspec.config import TrainConfig
-from dspec.core.objectives import Objective
+from dspec.core.objectives import Objective, Progress
 from dspec.errors import ConfigError, NumericsError, explain
 
 # Names of a learner's state, beside the name of each weight.
@@ -57,7 +57,11 @@ class Learner(Protocol):
     config: TrainConfig
     step: int
 
-    def train_step(self, parts: Sequence[Any]) -> StepReport:
+    @property
+    def now(self) -> Objective:
+        """The objective of the last step taken: its numbers instead of its schedules."""
+
+    def train_step(self, parts: Sequence[Any], progress: Progress | None = None) -> StepReport:
         """Take one optimizer step; NumericsError, and no weight changed, where it is not finite."""
 
     def evaluate(self, part: Any) -> Evaluation:
@@ -109,6 +113,28 @@ def check_length(seq_len: int, limit: int | None) -> None:
     if limit is not None and seq_len > limit:
         needed = f"at most {limit}, the longest sequence of the target"
         raise ConfigError(explain("seq_len", seq_len, needed))
+
+
+def check_skip(skip: float, objective: Objective, *, can: bool) -> None:
+    """Check that rows may be left out of this objective's gradient.
+
+    Spec: OB-21.
+
+    Args:
+        skip: of the run.
+        objective: the learner's.
+        can: whether the backend's operation can leave out rows.
+
+    Raises:
+        ConfigError: it cannot, or the objective reads the target's law.
+
+    Example:
+        >>> check_skip(0.0, Objective.parse("ltr"), can=False)
+    """
+    if skip > 0 and not (can and not objective.needs_law):
+        got = f"{skip} with {objective}" if can else skip
+        remedy = "skip works on torch, with overrides, for objectives of the gold tokens alone"
+        raise ConfigError(explain("skip", got, "0 here", remedy=remedy, clause="OB-21"))
 
 
 def check_finite(loss: float, norm: float, *, step: int) -> None:

@@ -5,9 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import dspec.core.gold
+import dspec.core.overlap
 from dspec.errors import ConfigError, explain
 
-CORE: dict[str, Callable[..., Any]] = {"gold_log_probs": dspec.core.gold.gold_log_probs}
+CORE: dict[str, Callable[..., Any]] = {
+    "gold_log_probs": dspec.core.gold.gold_log_probs,
+    "overlap_statistics": dspec.core.overlap.overlap_statistics,
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from dspec.backends.learner import Evaluation, Learner, StepReport
 from dspec.backends.run_state import fingerprint, load_run, save_run
 from dspec.config import TrainConfig
 from dspec.core import objectives
+from dspec.core.objectives import Progress
 from dspec.errors import ConfigError, explain
 from dspec.interrupt import Interrupt
 from dspec.io.checkpoints import check_output, clear_steps, disk_errors, newest_valid
@@ -29,7 +30,7 @@ from dspec.supervision import Supervision
 
 __all__ = ["Evaluation", "Learner", "StepReport", "fit"]
 
-# A backend's MicroBatch.read: (target, blocks, tapped layers) -> what its learners take.
+# A backend's MicroBatch.read: (target, blocks, tapped layers, law=) -> what its learners take.
 Read = Callable[[Any, Supervision, tuple[int, ...]], Any]
 METRICS = "metrics.jsonl"
 # Shared by the learners of a run: they see the same blocks of the same texts.
@@ -102,6 +103,8 @@ class _Run:
         self.examples, self.validation = examples, validation
         self.read, self.peak_memory = read, peak_memory
         self.drafter = _shared_config(self.learners)
+        wants = [learner.objective for learner in self.learners.values()]
+        self.law = any(objective.needs_law or objective.needs_confidence for objective in wants)
         for name in self.learners if output is not None else ():
             check_output(self._place(name))
         self.made_of = fingerprint(config, self.learners, examples, target) if output is not None else {}
@@ -159,8 +162,11 @@ class _Run:
         )
         blocks = self._cut(batch, Stream(config.seed), step)
         ids = self.drafter.target_layer_ids
-        parts = [self.read(self.target, part, ids) for part in blocks.split(config.accumulation)]
-        reports = {name: learner.train_step(parts) for name, learner in self.learners.items()}
+        parts = [
+            self.read(self.target, part, ids, law=self.law) for part in blocks.split(config.accumulation)
+        ]
+        progress = self._progress(step)
+        reports = {name: learner.train_step(parts, progress) for name, learner in self.learners.items()}
         self.seconds += time.perf_counter() - began
         self.tokens += int(batch.lengths.sum())
         rate = self.tokens / self.seconds
@@ -170,6 +176,12 @@ class _Run:
             figures |= {"tokens_per_s": rate} | ({} if peak is None else {"peak_memory_bytes": peak})
             self._write("train", name, step + 1, figures)
         self.display.step(step + 1, self.figures, tokens_per_s=rate, peak_memory_bytes=peak)
+
+    def _progress(self, step: int) -> Progress:
+        """Return where a step lies; its epoch is that of its batch's first text (RN-5)."""
+        size, count = self.config.batch_size, len(self.examples)
+        epochs = (self.config.steps - 1) * size // count + 1
+        return Progress(step, self.config.steps, epoch=step * size // count, epochs=epochs)
 
     def _cut(self, batch: Batch, stream: Stream, position: int) -> Supervision:
         return Supervision.cut(
@@ -191,7 +203,7 @@ class _Run:
         for name, learner in self.learners.items():
             total = sum(seen[name][1:], seen[name][0])
             with np.errstate(all="ignore"):  # the loss of a held-out text may be infinite: it is written so
-                loss = float(objectives.value(learner.objective, total.sums, xp=xp))
+                loss = float(objectives.value(learner.now, total.sums, xp=xp))
             self._write("validate", name, step, total.acceptance.as_dict() | {"validation_loss": loss})
 
     def _validation_parts(self) -> Iterator[Any]:
@@ -201,7 +213,7 @@ class _Run:
         for start in range(0, len(self.validation), size):
             batch = pad(self.validation[start : start + size], config.seq_len)
             blocks = self._cut(batch, stream, start)
-            yield self.read(self.target, blocks, self.drafter.target_layer_ids)
+            yield self.read(self.target, blocks, self.drafter.target_layer_ids, law=self.law)
 
     def _write(self, event: str, name: str, step: int, figures: Mapping[str, Any]) -> None:
         line = {"event": event, "step": step, "learner": name, **figures}

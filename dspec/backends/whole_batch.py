@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dspec.core import objectives
-from dspec.core.objectives import FirstError, Objective
+from dspec.core.objectives import Law, Objective
 
 
 def sums_ahead(
@@ -12,8 +12,8 @@ def sums_ahead(
 ) -> Any:
     """Return sums whose denominators are those of the whole batch; numerators mean nothing.
 
-    They follow from the masks alone, except first_error's, which needs the drafter's hits: then every
-    part runs once more, without gradient.
+    They follow from the masks alone, except first_error's and, by its own mean, auf's, which need the
+    drafter's hits: then every part runs once more, without gradient.
 
     Spec: OB-7.
 
@@ -27,8 +27,11 @@ def sums_ahead(
     Returns:
         (T, 2).
     """
-    if any(isinstance(term, FirstError) for term in objective.terms):
+    if objective.waits:
         return sum(measure(part) for part in parts)
     masks = [part.supervised for part in parts]
     blanks = [xp.zeros_like(mask, dtype=dtype) for mask in masks]
-    return sum(objectives.sums(objective, blank, mask, mask, xp=xp) for blank, mask in zip(blanks, masks))
+    return sum(
+        objectives.sums(objective, blank, mask, mask, law=Law(blank, blank, blank), xp=xp)
+        for blank, mask in zip(blanks, masks)
+    )

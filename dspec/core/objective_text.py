@@ -1,7 +1,8 @@
 """The text form of an objective, "decay(10)+first_error(0.3)+chain(40)", read into terms and back.
 
 text = summand {"+" summand};  summand = name [ "(" [argument {"," argument}] ")" ];
-argument = [name "="] number. Spaces are free. A number may be inf.
+argument = [name "="] (number | number "->" number [":" shape] ["@" number]).
+Spaces are free. A number may be inf, except in a schedule.
 """
 
 import re
@@ -9,11 +10,13 @@ from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any
 
-from dspec.core.terms import TERMS, Term
+from dspec.core.schedules import Number, Schedule, number_text
+from dspec.core.term_table import TERMS
+from dspec.core.terms import Term
 from dspec.errors import ConfigError, explain
 
 _SUMMAND = re.compile(r"\s*(?P<name>[A-Za-z_]\w*)\s*(?:\((?P<arguments>[^()]*)\))?\s*(?P<plus>\+)?")
-_ARGUMENT = re.compile(r"\s*(?:(?P<key>[A-Za-z_]\w*)\s*=)?\s*(?P<number>[^\s=]+)\s*")
+_ARGUMENT = re.compile(r"\s*(?:(?P<key>[A-Za-z_]\w*)\s*=)?\s*(?P<number>[^\s=>]+(?:\s*->\s*[^\s=>]+)?)\s*")
 EXAMPLE = 'write for example "decay(10)+first_error(0.3)+chain(40)"'
 
 PRESETS = {
@@ -21,6 +24,7 @@ PRESETS = {
     "dflash": "decay(7)",
     "ltr": "decay(10)+first_error(0.3)+chain(40)",
     "dpace": "dpace(0.5)",
+    "dflare": "decay(4.5->10.5)",
 }
 
 
@@ -30,13 +34,13 @@ class Summand:
 
     Args:
         name: name of a term or preset, unchecked.
-        positional: numbers given without a key.
-        keywords: numbers given with one.
+        positional: numbers or schedules given without a key.
+        keywords: those given with one.
     """
 
     name: str
-    positional: tuple[float, ...] = ()
-    keywords: dict[str, float] = field(default_factory=dict)
+    positional: tuple[Number, ...] = ()
+    keywords: dict[str, Number] = field(default_factory=dict)
 
 
 def read(text: str) -> list[Summand]:
@@ -78,7 +82,7 @@ def write(summand: Summand) -> str:
     """Return the text of one summand, which `read` takes back to the same summand.
 
     Args:
-        summand: with numbers that are not NaN.
+        summand: with numbers that are not NaN, or schedules.
 
     Returns:
         Text without superfluous digits.
@@ -179,8 +183,8 @@ def _terms(summand: Summand) -> tuple[Term, ...]:
 def _summand(match: re.Match[str], text: str) -> Summand:
     """Return the summand of a match of the grammar."""
     written = match["arguments"]
-    positional: list[float] = []
-    keywords: dict[str, float] = {}
+    positional: list[Number] = []
+    keywords: dict[str, Number] = {}
     for part in [] if written is None or not written.strip() else written.split(","):
         key, value = _argument(part, text)
         if key is None and keywords:
@@ -194,20 +198,22 @@ def _summand(match: re.Match[str], text: str) -> Summand:
     return Summand(match["name"], tuple(positional), keywords)
 
 
-def _argument(part: str, text: str) -> tuple[str | None, float]:
-    """Return (key or None, number) of one argument."""
+def _argument(part: str, text: str) -> tuple[str | None, Number]:
+    """Return (key or None, number or schedule) of one argument."""
     match = _ARGUMENT.fullmatch(part)
     try:
         if match is not None:
-            return match["key"], float(match["number"])
+            return match["key"], Schedule.read(match["number"])
+    except ConfigError:
+        raise  # a schedule that says itself what is wrong with it
     except ValueError:
         pass  # reported below, with the argument as it was written
-    raise _bad(f"{part.strip()!r} in {text!r}", "a number, or name=number")
+    raise _bad(f"{part.strip()!r} in {text!r}", "a number, name=number, or a schedule such as 0->40")
 
 
-def _number(value: float) -> str:
-    """Return the shortest text that reads back to the same float."""
-    return str(int(value)) if abs(value) < 1e15 and value == int(value) else repr(value)
+def _number(value: Number) -> str:
+    """Return the text of a number or schedule that reads back to the same."""
+    return str(value) if isinstance(value, Schedule) else number_text(value)
 
 
 def _unreadable(text: str, at: int) -> ConfigError:

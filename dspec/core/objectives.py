@@ -1,28 +1,23 @@
-"""Training objectives: sums of terms over the drafter's log-probability of each gold token.
+"""Training objectives: sums of terms over a few numbers that each drafted slot has.
 
 A batch may be cut in any way (chunks, micro-batches, ranks): `sums` of the parts add up, and `weights`
 takes the added sums, so that every partition gives the same gradient. The backward pass of any
-objective is one weighted cross-entropy, sum_k c_k CE_k, with c = `weights`.
+objective is a weighted sum of slot losses under fixed weights: cross-entropy, and where the target's
+law is asked for, 1 - overlap and the divergence.
 
 Letters: N blocks, K drafted slots (block_size - 1), T terms.
 """
 
-from dataclasses import dataclass, replace
 from typing import Any
 
-from dspec.core.numerics import leading, widen
-from dspec.core.objective_text import PRESETS, parse_terms, term_text, unknown
-from dspec.core.terms import (
-    REDUCTIONS,
-    TERMS,
-    Blocks,
-    Chain,
-    Decay,
-    Dpace,
-    FirstError,
-    StopGradient,
-    Term,
-)
+from dspec.core.credit_terms import Chain, Dpace
+from dspec.core.numerics import widen
+from dspec.core.objective import Objective
+from dspec.core.objective_text import PRESETS
+from dspec.core.prefixes import accepted_prefix, wasted_hits
+from dspec.core.schedules import Progress
+from dspec.core.slots import Blocks, Law
+from dspec.core.terms import Decay, FirstError, StopGradient, Term
 from dspec.core.types import Array
 from dspec.errors import ConfigError, ShapeError, explain
 
@@ -32,83 +27,17 @@ __all__ = [
     "Decay",
     "Dpace",
     "FirstError",
+    "Law",
     "Objective",
+    "Progress",
     "accepted_prefix",
+    "keep_rows",
     "sums",
     "value",
     "wasted_hits",
     "weights",
+    "weights_by_signal",
 ]
-
-
-@dataclass(frozen=True)
-class Objective:
-    """A sum of terms and how its cross-entropy is reduced; `str` gives its text form.
-
-    Spec: OB-6, OB-7.
-
-    Args:
-        terms: at least one of Decay, FirstError, Chain, Dpace.
-        reduction: "block_sum" divides a term by its number of blocks, as the papers' equations do;
-            "weighted_mean" divides decay by the sum of its weights.
-
-    Raises:
-        ConfigError: no terms, an unknown reduction, or a first_error that does not know which of
-            several decays it follows.
-
-    Example:
-        >>> str(Objective((Decay(10), Chain())))
-        'decay(10)+chain(40)'
-    """
-
-    terms: tuple[Term, ...]
-    reduction: str = "block_sum"
-
-    def __post_init__(self) -> None:
-        if not self.terms:
-            raise ConfigError(explain("objective", "no terms", f"one of {', '.join(TERMS)}", clause="OB-6"))
-        if self.reduction not in REDUCTIONS:
-            raise unknown("reduction", self.reduction, list(REDUCTIONS))
-        self.resolved()
-
-    @classmethod
-    def parse(cls, text: str, *, reduction: str = "block_sum") -> "Objective":
-        """Return the objective of a text form: terms and presets joined by "+".
-
-        Spec: OB-6.
-
-        Args:
-            text: such as "ltr", "decay(10)+chain(40)" or "uniform+chain(weight=40)".
-            reduction: "block_sum" or "weighted_mean".
-
-        Returns:
-            The objective; `str` of it parses back to it.
-
-        Raises:
-            ConfigError: bad grammar, an unknown name, or a value out of range.
-
-        Example:
-            >>> str(Objective.parse("uniform + chain(weight=5)"))
-            'decay(inf)+chain(5)'
-        """
-        return cls(parse_terms(text), reduction)
-
-    def __str__(self) -> str:
-        return "+".join(term_text(term) for term in self.terms)
-
-    def resolved(self) -> tuple[Term, ...]:
-        """Return the terms with every first_error's gamma filled in from the decay beside it."""
-        gammas = {term.gamma for term in self.terms if isinstance(term, Decay)} or {float("inf")}
-        open_gamma = [term for term in self.terms if isinstance(term, FirstError) and term.gamma is None]
-        if open_gamma and len(gammas) > 1:
-            needed = "its own gamma, since the decay terms differ"
-            remedy = "write first_error(0.3, gamma=10)"
-            raise ConfigError(explain("first_error", str(self), needed, remedy=remedy, clause="OB-3"))
-        gamma = next(iter(gammas))
-        return tuple(
-            replace(term, gamma=gamma) if isinstance(term, FirstError) and term.gamma is None else term
-            for term in self.terms
-        )
 
 
 def sums(
@@ -117,6 +46,7 @@ def sums(
     hit: Array,
     mask: Array,
     *,
+    law: Law | None = None,
     xp: Any,
     stop_gradient: StopGradient = lambda x: x,
 ) -> Array:
@@ -129,6 +59,7 @@ def sums(
         log_prob: (N, K) floating, nats, in [-inf, 0]; the drafter's log-probability of the gold token.
         hit: (N, K) bool; the drafter's argmax is the gold token.
         mask: (N, K) bool; the slot is supervised. Values elsewhere are never looked at.
+        law: what the objective reads of the target, (N, K) each; None: nothing.
         xp: their array namespace.
         stop_gradient: the namespace's detach; only needed to differentiate `value` by autograd.
 
@@ -136,7 +67,8 @@ def sums(
         (T, 2), at least float32.
 
     Raises:
-        ShapeError: the three arrays do not agree, or a flag is not boolean.
+        ShapeError: the arrays do not agree, or a flag is not boolean.
+        ConfigError: the objective has a schedule, or reads what `law` lacks.
 
     Example:
         >>> import numpy as np, array_api_compat.numpy as xp
@@ -146,10 +78,10 @@ def sums(
 
     Source: LTR (arXiv 2606.11552), equation 13.
     """
-    blocks = _blocks(log_prob, hit, mask, xp=xp)
+    blocks = Blocks.view(log_prob, hit, mask, law, xp=xp)
     pairs = [
         xp.stack([term.numerator(blocks, stop_gradient), term.denominator(blocks, objective.reduction)])
-        for term in objective.resolved()
+        for term in _fixed(objective)
     ]
     return xp.stack(pairs)
 
@@ -179,8 +111,19 @@ def value(objective: Objective, sums: Array, *, xp: Any) -> Array:
     return xp.sum(xp.stack(scales) * sums[:, 0])
 
 
-def weights(objective: Objective, log_prob: Array, hit: Array, mask: Array, sums: Array, *, xp: Any) -> Array:
-    """Stop-gradient weights c with grad(value) = grad(sum_k c_k * -log_prob_k).
+def weights(
+    objective: Objective,
+    log_prob: Array,
+    hit: Array,
+    mask: Array,
+    sums: Array,
+    *,
+    law: Law | None = None,
+    xp: Any,
+) -> Array:
+    """Stop-gradient weights c of cross-entropy: those of the signal "gold" of `weights_by_signal`.
+
+    Where the objective has no other signal, grad(value) = grad(sum_k c_k * -log_prob_k).
 
     Spec: OB-8, OB-9, OB-10.
 
@@ -190,6 +133,7 @@ def weights(objective: Objective, log_prob: Array, hit: Array, mask: Array, sums
         hit: (N, K) bool.
         mask: (N, K) bool.
         sums: (T, 2), those of the whole batch: all parts, micro-batches and ranks added.
+        law: see `sums`.
         xp: their array namespace.
 
     Returns:
@@ -197,6 +141,7 @@ def weights(objective: Objective, log_prob: Array, hit: Array, mask: Array, sums
 
     Raises:
         ShapeError: the arrays do not agree.
+        ConfigError: see `sums`.
 
     Example:
         >>> import numpy as np, array_api_compat.numpy as xp
@@ -208,78 +153,107 @@ def weights(objective: Objective, log_prob: Array, hit: Array, mask: Array, sums
 
     Source: derived; D-PACE (arXiv 2605.18810) is the same identity for the chain alone.
     """
-    blocks = _blocks(log_prob, hit, mask, xp=xp)
-    total = xp.zeros_like(blocks.log_prob)
+    found = weights_by_signal(objective, log_prob, hit, mask, sums, law=law, xp=xp).get("gold")
+    return xp.zeros_like(widen(log_prob, xp=xp)) if found is None else found
+
+
+def weights_by_signal(
+    objective: Objective,
+    log_prob: Array,
+    hit: Array,
+    mask: Array,
+    sums: Array,
+    *,
+    law: Law | None = None,
+    xp: Any,
+) -> dict[str, Array]:
+    """Stop-gradient weights of each signal's loss, whose sum has the gradient of the objective.
+
+    grad(value) = grad(sum_k gold_k * -log_prob_k + overlap_k * -overlap_k + divergence_k * divergence_k).
+
+    Spec: OB-8, OB-9, OB-10, OB-12.
+
+    Args:
+        objective: with T terms.
+        log_prob: see `weights`.
+        hit: likewise.
+        mask: likewise.
+        sums: likewise.
+        law: see `sums`.
+        xp: their array namespace.
+
+    Returns:
+        By each of `objective.signals` (N, K) >= 0, at least float32; 0 where not supervised.
+
+    Raises:
+        ShapeError: the arrays do not agree.
+        ConfigError: see `sums`.
+
+    Example:
+        >>> import numpy as np, array_api_compat.numpy as xp
+        >>> yes, law = np.ones((1, 2), dtype=bool), Law(overlap=np.array([[0.5, 0.5]]))
+        >>> batch, tv = (np.zeros((1, 2)), yes, yes), Objective.parse("uniform+tv")
+        >>> total = sums(tv, *batch, law=law, xp=xp)
+        >>> {s: c.tolist() for s, c in weights_by_signal(tv, *batch, total, law=law, xp=xp).items()}
+        {'gold': [[1.0, 1.0]], 'overlap': [[1.0, 1.0]]}
+
+    Source: derived from LTR (arXiv 2606.11552) and LK (arXiv 2602.23881).
+    """
+    blocks = Blocks.view(log_prob, hit, mask, law, xp=xp)
+    total = {signal: xp.zeros_like(blocks.log_prob) for signal in objective.signals}
     for term, scale in _scales(objective, sums, xp=xp):
-        total = total + xp.astype(scale, total.dtype) * term.coefficients(blocks)
+        for signal, slope in term.slopes(blocks).items():
+            total[signal] = total[signal] + xp.astype(scale, slope.dtype) * slope
     return total
 
 
-def accepted_prefix(hit: Array, mask: Array, *, xp: Any) -> Array:
-    """How many drafted tokens greedy verification against the gold text would accept.
+def keep_rows(
+    objective: Objective, log_prob: Array, hit: Array, mask: Array, skip: float, *, xp: Any
+) -> Array:
+    """Which slots of a run of whole blocks have a weight worth a row of the second product.
 
-    A slot that is not supervised ends the block: nothing is known beyond it.
-
-    Spec: OB-11.
+    Spec: OB-21.
 
     Args:
-        hit: (N, K) bool; the drafter's argmax is the gold token.
-        mask: (N, K) bool; the slot is supervised.
+        objective: without terms that read the target's law.
+        log_prob: (N, K) floating, nats, in [-inf, 0].
+        hit: (N, K) bool.
+        mask: (N, K) bool.
+        skip: share of the largest weight below which a row is left out; in [0, 1).
         xp: their array namespace.
 
     Returns:
-        (N,) int32 in 0..K.
+        (N, K) bool; false where not supervised.
 
     Example:
         >>> import numpy as np, array_api_compat.numpy as xp
-        >>> hit, mask = np.array([[True, False, True]]), np.ones((1, 3), dtype=bool)
-        >>> accepted_prefix(hit, mask, xp=xp).tolist()
-        [1]
+        >>> yes, chances = np.ones((1, 3), dtype=bool), np.array([[0.5, 0.01, 0.5]])
+        >>> keep_rows(Objective.parse("chain"), np.log(chances), yes, yes, 0.01, xp=xp).tolist()
+        [[True, True, False]]
     """
-    return leading(hit & mask, xp=xp)
+    blocks = Blocks.view(log_prob, hit, mask, None, xp=xp)
+    weight, always = xp.zeros_like(blocks.log_prob), mask & ~mask
+    for term in _fixed(objective):
+        slope = term.coefficients(blocks)
+        if term.waits(objective.reduction):
+            always = always | (slope > 0)
+        else:
+            total = term.denominator(blocks, objective.reduction)
+            weight = weight + term.weight * slope / xp.where(total > 0, total, xp.ones_like(total))
+    return mask & (always | ((weight > 0) & (weight >= skip * xp.max(weight))))
 
 
-def wasted_hits(hit: Array, mask: Array, *, xp: Any) -> Array:
-    """How many right tokens come after a block's first error, where no verifier can use them.
-
-    Spec: OB-11.
-
-    Args:
-        hit: (N, K) bool; the drafter's argmax is the gold token.
-        mask: (N, K) bool; the slot is supervised.
-        xp: their array namespace.
-
-    Returns:
-        (N,) int32 in 0..K - 1.
-
-    Example:
-        >>> import numpy as np, array_api_compat.numpy as xp
-        >>> hit, mask = np.array([[True, False, True]]), np.ones((1, 3), dtype=bool)
-        >>> wasted_hits(hit, mask, xp=xp).tolist()
-        [1]
-
-    Source: LTR (arXiv 2606.11552), table 1.
-    """
-    misses = xp.cumulative_sum(xp.astype(mask & ~hit, xp.int32), axis=-1)
-    late = hit & mask & (misses > 0)
-    return xp.astype(xp.sum(xp.astype(late, xp.int32), axis=-1), xp.int32)
-
-
-def _blocks(log_prob: Array, hit: Array, mask: Array, *, xp: Any) -> Blocks:
-    """Return the checked view that terms work on: float32 or wider, 0 at unsupervised slots."""
-    if len(log_prob.shape) != 2 or not log_prob.shape == hit.shape == mask.shape:
-        got = ", ".join(str(tuple(x.shape)) for x in (log_prob, hit, mask))
-        raise ShapeError(explain("log_prob, hit, mask", got, "one shape (N, K)", clause="OB-1"))
-    for name, flag in (("hit", hit), ("mask", mask)):
-        if not xp.isdtype(flag.dtype, "bool"):
-            raise ShapeError(explain(name, flag.dtype, "booleans", clause="OB-1"))
-    log_prob = widen(log_prob, xp=xp)
-    return Blocks(xp.where(mask, log_prob, xp.zeros_like(log_prob)), hit, mask, xp)
+def _fixed(objective: Objective) -> tuple[Term, ...]:
+    """Return the terms of an objective whose arguments are all numbers."""
+    if objective.schedules:
+        needed, remedy = "numbers", "take the objective of a step: objective.at(Progress(step, steps))"
+        raise ConfigError(explain("objective", str(objective), needed, remedy=remedy, clause="OB-18"))
+    return objective.resolved()
 
 
 def _scales(objective: Objective, sums: Array, *, xp: Any) -> list[tuple[Term, Array]]:
     """Return each term with weight / denominator, 0 where the denominator is 0."""
-    terms = objective.resolved()
+    terms = _fixed(objective)
     if tuple(sums.shape) != (len(terms), 2):
         needed = f"({len(terms)}, 2), a row for each term of {objective}"
         raise ShapeError(explain("sums", tuple(sums.shape), needed, clause="OB-7"))

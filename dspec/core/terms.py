@@ -1,18 +1,18 @@
-"""The terms an objective is a sum of: decay, first_error, chain, dpace.
+"""What a term of an objective is, and those that weigh cross-entropy by place, hit or confidence.
 
-A term sees a block only through the drafter's log-probability of each gold token and whether the
-argmax hit it. It says two things about them: its numerator and denominator (whose quotient is its
-value), and the coefficients whose weighted cross-entropy has the gradient of that numerator.
-
-Letters: N blocks, K drafted slots (block_size - 1), slot k = 1..K at index k - 1.
+A term sees a block through a few numbers a slot (`core.slots`). It says two things about them: its
+numerator and denominator (whose quotient is its value), and the coefficients whose weighted loss has
+the gradient of that numerator. Terms by credit stand in `credit_terms`, by the target's law in
+`law_terms`, all of them by name in `term_table`.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Self
 
-from dspec.core.numerics import indices_like
+from dspec.core.schedules import Number, Progress, Schedule, ends
+from dspec.core.slots import Blocks
 from dspec.core.types import Array
 from dspec.errors import ConfigError, explain
 
@@ -22,90 +22,57 @@ REDUCTIONS = ("block_sum", "weighted_mean")
 EPSILON = 1e-6
 
 
-@dataclass(frozen=True)
-class Blocks:
-    """N blocks as a term sees them.
-
-    Args:
-        log_prob: (N, K) float32 or float64, nats, <= 0; drafter's log-probability of the gold token,
-            0 where the slot is not supervised, so that it is a factor 1 in prefix products (OB-9).
-        hit: (N, K) bool; the drafter's argmax is the gold token.
-        mask: (N, K) bool; the slot is supervised.
-        xp: their array namespace.
-    """
-
-    log_prob: Array
-    hit: Array
-    mask: Array
-    xp: Any
-
-    def where(self, condition: Array, x: Array) -> Array:
-        """Return (N, K): x where the condition holds, else 0."""
-        return self.xp.where(condition, x, self.xp.zeros_like(x))
-
-    def n_valid(self) -> Array:
-        """Return the number of blocks with at least one supervised slot, a 0-d float."""
-        valid = self.xp.any(self.mask, axis=-1)
-        return self.xp.sum(self.xp.astype(valid, self.log_prob.dtype))
-
-    def decay(self, gamma: float) -> Array:
-        """Return (N, K): exp(-(k - 1) / gamma) at slot k, supervised or not."""
-        before = self.xp.astype(indices_like(self.log_prob, xp=self.xp), self.log_prob.dtype)
-        return self.xp.exp(-before / gamma)
-
-    def first_error(self) -> Array:
-        """Return (N, K) bool: true at a block's first supervised slot whose argmax missed, if any."""
-        miss = self.mask & ~self.hit
-        so_far = self.xp.cumulative_sum(self.xp.astype(miss, self.xp.int32), axis=-1)
-        return miss & (so_far == 1)
-
-    def prefix_product(self, alpha: float) -> Array:
-        """Return (N, K): the product over j <= k of (1 - alpha) p_j + alpha, 0 where not supervised.
-
-        The product runs in log space: log-probabilities are <= 0, so nothing overflows, and
-        underflow to 0 is the right limit (OB-10).
-        """
-        factors = self.log_prob
-        if alpha > 0:
-            chance = self.xp.exp(self.log_prob)
-            # Not (1 - alpha) p + alpha, which rounds below 1 at the p = 1 of an unsupervised slot.
-            factors = self.xp.log(chance + alpha * (1 - chance))
-        return self.where(self.mask, self.xp.exp(self.xp.cumulative_sum(factors, axis=-1)))
-
-    def tail_sum(self, x: Array) -> Array:
-        """Return (N, K): the sum of x over slots j >= k, 0 where slot k is not supervised.
-
-        A K x K mask instead of total minus prefix: the tail may be 1e-30 of the total.
-        """
-        slot = indices_like(x, xp=self.xp)
-        later = slot[:, None, :] >= slot[:, :, None]
-        spread = self.xp.broadcast_to(x[:, None, :], later.shape)
-        return self.where(self.mask, self.xp.sum(self.where(later, spread), axis=-1))
-
-    def cross_entropy(self, weight: Array) -> Array:
-        """Return the sum of weight * -log_prob, a 0-d float; a slot of weight 0 adds 0 even at -inf."""
-        return self.xp.sum(weight * self.where(weight > 0, -self.log_prob))
-
-
 class Term(ABC):
     """One summand of an objective: `sign * weight * numerator / denominator`."""
 
     name: ClassVar[str]
     sign: ClassVar[int] = 1
     epsilon: ClassVar[float] = 0.0
-    weight: float
+    signals: ClassVar[tuple[str, ...]] = ("gold",)  # those its gradient goes through, of SIGNALS
+    reads_law: ClassVar[bool] = False  # overlap or divergence
+    reads_confidence: ClassVar[bool] = False
+    weight: Any  # Number; a dataclass field of every term
 
     @abstractmethod
     def coefficients(self, blocks: Blocks) -> Array:
-        """Return (N, K) >= 0: minus the derivative of sign * numerator with respect to log_prob."""
+        """Return (N, K) >= 0: the constants that weigh the loss of the term's one signal."""
+
+    def slopes(self, blocks: Blocks) -> dict[str, Array]:
+        """Return by signal (N, K) >= 0: how fast sign * numerator rises with that signal's loss."""
+        return {self.signals[0]: self.coefficients(blocks)}
 
     def numerator(self, blocks: Blocks, stop_gradient: StopGradient) -> Array:
-        """Return a 0-d float, additive over blocks: here, the cross-entropy under fixed coefficients."""
-        return blocks.cross_entropy(stop_gradient(self.coefficients(blocks)))
+        """Return a 0-d float, additive over blocks: here, the losses under fixed coefficients."""
+        parts = self.slopes(blocks).items()
+        return sum(blocks.weighted(stop_gradient(c), blocks.loss(signal)) for signal, c in parts)
 
     def denominator(self, blocks: Blocks, reduction: str) -> Array:
         """Return a 0-d float, additive over blocks: here, the number of blocks with a supervised slot."""
         return blocks.n_valid()
+
+    def waits(self, reduction: str) -> bool:
+        """Whether the denominator depends on what the drafter does, not on masks alone."""
+        return False
+
+    def at(self, progress: Progress) -> Self:
+        """Return the term with the numbers of a step instead of schedules."""
+        return replace(self, **{name: s.at(progress) for name, s in self.schedules().items()})  # type: ignore[type-var]
+
+    def schedules(self) -> dict[str, Schedule]:
+        """Return its arguments that change over a run, by name."""
+        own: Any = self
+        values = {field.name: getattr(self, field.name) for field in fields(own)}
+        return {name: value for name, value in values.items() if isinstance(value, Schedule)}
+
+
+def by_place(term: Any, blocks: Blocks) -> Array:
+    """Return (N, K): the decay by the term's gamma at supervised slots."""
+    return blocks.where(blocks.mask, blocks.decay(term.gamma))
+
+
+def mass_or_blocks(weights: Array, blocks: Blocks, reduction: str) -> Array:
+    """Return the sum of the weights under `weighted_mean`, else the number of valid blocks."""
+    return blocks.xp.sum(weights) if reduction == "weighted_mean" else blocks.n_valid()
 
 
 @dataclass(frozen=True)
@@ -132,23 +99,21 @@ class Decay(Term):
     Source: DFlash (arXiv 2602.06036); LTR (arXiv 2606.11552), equations 7 and 9.
     """
 
-    gamma: float = float("inf")
-    weight: float = 1.0
+    gamma: Number = float("inf")
+    weight: Number = 1.0
     name: ClassVar[str] = "decay"
 
     def __post_init__(self) -> None:
-        _check_gamma(self.name, self.gamma)
-        _check_weight(self.name, self.weight)
+        check_gamma(self)
+        check_weight(self)
 
     def coefficients(self, blocks: Blocks) -> Array:
         """Return (N, K): the decay at supervised slots."""
-        return blocks.where(blocks.mask, blocks.decay(self.gamma))
+        return by_place(self, blocks)
 
     def denominator(self, blocks: Blocks, reduction: str) -> Array:
         """Return the number of valid blocks, or the sum of the weights under `weighted_mean`."""
-        if reduction == "weighted_mean":
-            return blocks.xp.sum(self.coefficients(blocks))
-        return blocks.n_valid()
+        return mass_or_blocks(self.coefficients(blocks), blocks, reduction)
 
 
 @dataclass(frozen=True)
@@ -176,33 +141,35 @@ class FirstError(Term):
     Source: LTR (arXiv 2606.11552), equation 10.
     """
 
-    weight: float = 0.3
-    gamma: float | None = None
+    weight: Number = 0.3
+    gamma: Number | None = None
     name: ClassVar[str] = "first_error"
     epsilon: ClassVar[float] = EPSILON
 
     def __post_init__(self) -> None:
-        _check_weight(self.name, self.weight)
+        check_weight(self)
         if self.gamma is not None:
-            _check_gamma(self.name, self.gamma)
+            check_gamma(self)
 
     def coefficients(self, blocks: Blocks) -> Array:
         """Return (N, K): the decay at the first error."""
-        gamma = float("inf") if self.gamma is None else self.gamma
+        gamma: Any = float("inf") if self.gamma is None else self.gamma
         return blocks.where(blocks.first_error(), blocks.decay(gamma))
 
     def denominator(self, blocks: Blocks, reduction: str) -> Array:
         """Return the sum of the weights of the blocks with an error."""
         return blocks.xp.sum(self.coefficients(blocks))
 
+    def waits(self, reduction: str) -> bool:
+        """True: it depends on where the errors are."""
+        return True
+
 
 @dataclass(frozen=True)
-class Chain(Term):
-    """The share of the K drafted slots whose whole gold prefix the drafter would draw, subtracted.
+class Auf(Term):
+    """Cross-entropy of the slots up to and with the first one whose argmax missed: accept until fail.
 
-    (1/K) sum_k prod_{j<=k} p_j, mean over valid blocks; fully differentiable.
-
-    Spec: OB-4.
+    Spec: OB-13.
 
     Args:
         weight: factor of the term; finite, >= 0.
@@ -212,76 +179,81 @@ class Chain(Term):
 
     Example:
         >>> import numpy as np, array_api_compat.numpy as xp
-        >>> yes = np.ones((1, 2), dtype=bool)
-        >>> Chain().coefficients(Blocks(np.log([[0.5, 0.5]]), yes, yes, xp)).round(3).tolist()
-        [[0.375, 0.125]]
+        >>> hit, mask = np.array([[True, False, False]]), np.ones((1, 3), dtype=bool)
+        >>> Auf().coefficients(Blocks(np.zeros((1, 3)), hit, mask, xp)).tolist()
+        [[1.0, 1.0, 0.0]]
 
-    Source: LTR (arXiv 2606.11552), equation 12.
+    Source: Spec-AUF (arXiv 2607.01893).
     """
 
-    weight: float = 40.0
-    name: ClassVar[str] = "chain"
-    sign: ClassVar[int] = -1
+    weight: Number = 1.0
+    name: ClassVar[str] = "auf"
 
     def __post_init__(self) -> None:
-        _check_weight(self.name, self.weight)
+        check_weight(self)
 
     def coefficients(self, blocks: Blocks) -> Array:
-        """Return (N, K): the tail sums of the prefix products, over K."""
-        return blocks.tail_sum(blocks.prefix_product(0.0)) / blocks.log_prob.shape[-1]
+        """Return (N, K): 1 up to the first error, 0 after it."""
+        return blocks.number(blocks.until_error())
 
-    def numerator(self, blocks: Blocks, stop_gradient: StopGradient) -> Array:
-        """Return the sum over blocks of the reward; the gradient flows through it."""
-        return blocks.xp.sum(blocks.prefix_product(0.0)) / blocks.log_prob.shape[-1]
+    def denominator(self, blocks: Blocks, reduction: str) -> Array:
+        """Return the number of valid blocks, or of the slots it keeps under `weighted_mean`."""
+        return mass_or_blocks(self.coefficients(blocks), blocks, reduction)
+
+    def waits(self, reduction: str) -> bool:
+        """Whether the slots it keeps are what it is divided by."""
+        return reduction == "weighted_mean"
 
 
 @dataclass(frozen=True)
-class Dpace(Term):
-    """Cross-entropy weighted by the smoothed chance that slot k's token is of use (D-PACE).
+class Cat(Term):
+    """Cross-entropy weighted by the target's own probability of the gold text before the slot.
 
-    c_k = sum_{j>=k} prod_{i<=j} ((1 - alpha) p_i + alpha), without gradient. It is divided by the
-    number of valid blocks: dividing by the sum of c_k would cancel the credit it assigns.
-
-    Spec: OB-5.
+    Spec: OB-15.
 
     Args:
-        alpha: smoothing of the probabilities; in [0, 1].
         weight: factor of the term; finite, >= 0.
 
     Raises:
-        ConfigError: a value is out of range.
+        ConfigError: the weight is out of range.
 
     Example:
         >>> import numpy as np, array_api_compat.numpy as xp
-        >>> yes = np.ones((1, 2), dtype=bool)
-        >>> Dpace(alpha=0.0).coefficients(Blocks(np.log([[0.5, 0.5]]), yes, yes, xp)).round(3).tolist()
-        [[0.75, 0.25]]
+        >>> from dspec.core.slots import Law
+        >>> yes, law = np.ones((1, 3), dtype=bool), Law(confidence=np.log([[0.5, 0.5, 0.1]]))
+        >>> Cat().coefficients(Blocks(np.zeros((1, 3)), yes, yes, xp, law)).round(3).tolist()
+        [[1.0, 0.5, 0.25]]
 
-    Source: D-PACE (arXiv 2605.18810).
+    Source: PARD-2 (arXiv 2605.08632).
     """
 
-    alpha: float = 0.5
-    weight: float = 1.0
-    name: ClassVar[str] = "dpace"
+    weight: Number = 1.0
+    name: ClassVar[str] = "cat"
+    reads_confidence: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.alpha <= 1:
-            raise ConfigError(explain("dpace alpha", self.alpha, "a number in [0, 1]", clause="OB-5"))
-        _check_weight(self.name, self.weight)
+        check_weight(self)
 
     def coefficients(self, blocks: Blocks) -> Array:
-        """Return (N, K): the tail sums of the smoothed prefix products."""
-        return blocks.tail_sum(blocks.prefix_product(self.alpha))
+        """Return (N, K): the product of the confidences of all supervised slots before slot k."""
+        return blocks.prefix_product(blocks.before(blocks.confidence()))
 
 
-TERMS: dict[str, Any] = {term.name: term for term in (Decay, FirstError, Chain, Dpace)}
+def check_gamma(term: Any) -> None:
+    """ConfigError unless the term's gamma is a number > 0, or goes between two such."""
+    if not all(gamma > 0 for gamma in ends(term.gamma)):
+        got, needed = term.gamma, "a number > 0; inf is uniform"
+        raise ConfigError(explain(f"{term.name} gamma", got, needed, clause="OB-2"))
 
 
-def _check_gamma(name: str, gamma: float) -> None:
-    if not gamma > 0:
-        raise ConfigError(explain(f"{name} gamma", gamma, "a number > 0; inf is uniform", clause="OB-2"))
+def check_weight(term: Any) -> None:
+    """ConfigError unless the term's weight is a finite number >= 0, or goes between two such."""
+    if not all(0 <= weight < float("inf") for weight in ends(term.weight)):
+        got, needed = term.weight, "a finite number >= 0"
+        raise ConfigError(explain(f"{term.name} weight", got, needed, clause="OB-6"))
 
 
-def _check_weight(name: str, weight: float) -> None:
-    if not 0 <= weight < float("inf"):
-        raise ConfigError(explain(f"{name} weight", weight, "a finite number >= 0", clause="OB-6"))
+def check_alpha(term: Any, clause: str) -> None:
+    """ConfigError unless the term's alpha is in [0, 1], or goes between two such."""
+    if not all(0 <= alpha <= 1 for alpha in ends(term.alpha)):
+        raise ConfigError(explain(f"{term.name} alpha", term.alpha, "a number in [0, 1]", clause=clause))

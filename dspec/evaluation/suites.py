@@ -19,6 +19,7 @@ DOMAINS = {
     "humaneval": "HumanEval: Python functions to complete",
     "mt_bench": "MT-Bench: first turns of open questions",
 }
+PREFIX = "suite_"  # of the files of a folder of suites
 TINY = 4  # prompts that the suite `tiny` takes of each domain
 
 
@@ -86,6 +87,30 @@ def load_suite(name: str | Path, *, limit: int | None = None) -> Suite:
         needed = f"one of {', '.join(known)}, or a JSONL file"
         raise ConfigError(explain("suite", repr(str(name)), needed, remedy=hint))
     return _read(path.name.split(".")[0], path).take(limit)
+
+
+def load_suites(folder: str | Path, *, limit: int | None = None) -> tuple[Suite, ...]:
+    """Return the suites of a folder: its files `suite_NAME.jsonl`, in the order of their names.
+
+    Args:
+        folder: such as `examples/make_study_data.py` writes.
+        limit: most prompts to take of each, >= 1; None takes all.
+
+    Returns:
+        The suites, each with the NAME of its file.
+
+    Raises:
+        ConfigError: there is none.
+        DataError: a line of a file is no prompt; the message names the line.
+
+    Example:
+        >>> [suite.name for suite in load_suites("study")]                            # doctest: +SKIP
+        ['dialogue', 'gsm8k', 'humaneval', 'mbpp', 'mt_bench', 'source']
+    """
+    paths = sorted(Path(folder).glob(f"{PREFIX}*.jsonl"))
+    if not paths:
+        raise ConfigError(explain("suites", f"none in {folder}", f"files {PREFIX}NAME.jsonl"))
+    return tuple(_read(path.stem.removeprefix(PREFIX), path).take(limit) for path in paths)
 
 
 def _read(name: str, path: Path) -> Suite:

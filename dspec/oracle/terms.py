@@ -2,16 +2,35 @@
 
 K = block_size - 1 drafted slots are numbered k = 1..K as in the clauses (column k - 1 here).
 `log_prob` is the drafter's log-probability of the gold token, `hit` whether its argmax is the gold
-token, `mask` whether the slot is supervised. Unsupervised slots are never read.
+token, `mask` whether the slot is supervised. Unsupervised slots are never read. Terms that see the
+target's law stand in `oracle.law_terms`.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 Row = Sequence[Any]  # the K slots of one block
 Params = dict[str, Any]
-BlockTerm = tuple[float, float, list[float]]  # numerator, denominator, d numerator / d log_prob
+
+
+class Block(NamedTuple):
+    """One block: K slots of each array; those of the law are None where no term reads them (OB-12)."""
+
+    log_prob: Row
+    hit: Row
+    mask: Row
+    overlap: Row | None = None
+    divergence: Row | None = None
+    confidence: Row | None = None
+
+
+class BlockTerm(NamedTuple):
+    """A term on one block: numerator, denominator, and per signal d numerator / d signal, K numbers."""
+
+    numerator: float
+    denominator: float
+    slopes: dict[str, list[float]]
 
 
 def position_weight(k: int, gamma: float) -> float:
@@ -66,53 +85,174 @@ def credit(log_prob: Row, mask: Row, alpha: float = 0.0) -> list[float]:
         >>> credit([math.log(0.5), math.log(0.5)], [True, True])
         [0.75, 0.25]
     """
-    products = prefix_products(log_prob, mask, alpha)
-    return [
-        sum(products[j] for j in range(k, len(products)) if mask[j]) if mask[k] else 0.0
-        for k in range(len(products))
-    ]
+    return sums_behind(prefix_products(log_prob, mask, alpha), mask)
 
 
-def _decay(params: Params, log_prob: Row, hit: Row, mask: Row) -> BlockTerm:
+def hit_prefix(hit: Row, mask: Row) -> list[float]:
+    """Return e_k: 1 if slot k is supervised and no supervised slot before it is a miss, else 0.
+
+    The first miss itself still counts.
+
+    Spec: OB-13.
+
+    Example:
+        >>> hit_prefix([True, False, False, True], [True, False, True, True])
+        [1.0, 0.0, 1.0, 0.0]
+    """
+    kept, alive = [], True
+    for h, supervised in zip(hit, mask, strict=True):
+        kept.append(1.0 if supervised and alive else 0.0)
+        alive = alive and bool(h or not supervised)
+    return kept
+
+
+def continuation(log_prob: Row, mask: Row, alpha: float = 0.0) -> list[float]:
+    """Return mask_k * sum_{j >= k, supervised} of prod_{k < i <= j} ((1 - alpha) p_i + alpha).
+
+    The products start afresh behind slot k, so that one of them is empty: j = k gives 1.
+
+    Spec: OB-14.
+
+    Example:
+        >>> continuation([math.log(0.5), math.log(0.5), math.log(0.5)], [True, True, True])
+        [1.75, 1.5, 1.0]
+    """
+    sums = []
+    for k, supervised in enumerate(mask):
+        behind = prefix_products(log_prob[k + 1 :], mask[k + 1 :], alpha)
+        sums.append(1.0 + sum(x for x, m in zip(behind, mask[k + 1 :]) if m) if supervised else 0.0)
+    return sums
+
+
+def revived_credit(log_prob: Row, mask: Row, alpha: float) -> list[float]:
+    """Return mask_k * sum_{j >= k, supervised} of prod_{i <= j} r_i, where dead prefixes are smoothed.
+
+    r_i = p_i + alpha (1 - rho_i) (1 - p_i), rho_i being the product of the p of supervised slots up to i,
+    its own among them.
+
+    Spec: OB-20.
+
+    Example:
+        >>> revived_credit([math.log(0.5), math.log(0.5)], [True, True], 1.0)  # r = 3/4 and 7/8
+        [1.40625, 0.65625]
+    """
+    products, product, rho = [], 1.0, 1.0
+    for value, supervised in zip(log_prob, mask, strict=True):
+        if supervised:
+            p = math.exp(value)
+            rho *= p
+            product *= p + alpha * (1 - rho) * (1 - p)
+        products.append(product)
+    return sums_behind(products, mask)
+
+
+def sums_behind(products: Sequence[float], mask: Row) -> list[float]:
+    """Return mask_k * sum_{j >= k, supervised} of products_j.
+
+    Example:
+        >>> sums_behind([4.0, 2.0, 1.0], [True, False, True])
+        [5.0, 0.0, 1.0]
+    """
+    slots = range(len(products))
+    return [sum(products[j] for j in slots[k:] if mask[j]) if mask[k] else 0.0 for k in slots]
+
+
+def _decay(params: Params, block: Block) -> BlockTerm:
     """Sum of -w_k log p_k over supervised k; each slope is -w_k."""
-    weights = [position_weight(k, params["gamma"]) if m else 0.0 for k, m in enumerate(mask, 1)]
-    block_sum = params["reduction"] == "block_sum"
-    return _weighted(weights, log_prob), _valid(mask) if block_sum else sum(weights), [-w for w in weights]
+    weights = position_weights(params, block.mask)
+    return _cross_entropy(weights, block, by_weight=params["reduction"] == "weighted_mean")
 
 
-def _first_error(params: Params, log_prob: Row, hit: Row, mask: Row) -> BlockTerm:
+def _first_error(params: Params, block: Block) -> BlockTerm:
     """-w_k* log p_k* over w_k*; slope -w_k* at k*, 0 elsewhere, for k* itself is detached."""
-    k_star = first_error_slot(hit, mask)
-    slots = range(1, len(mask) + 1)
+    k_star = first_error_slot(block.hit, block.mask)
+    slots = range(1, len(block.mask) + 1)
     weights = [position_weight(k, params["gamma"]) if k == k_star else 0.0 for k in slots]
-    return _weighted(weights, log_prob), sum(weights), [-w for w in weights]
+    return _cross_entropy(weights, block, by_weight=True)
 
 
-def _chain(params: Params, log_prob: Row, hit: Row, mask: Row) -> BlockTerm:
+def _chain(params: Params, block: Block) -> BlockTerm:
     """R, the mean of rho_k; d rho_j / d log p_k is rho_j for k <= j, else 0: the slope is S_k / K."""
-    products = prefix_products(log_prob, mask)
-    reward = sum(rho for rho, m in zip(products, mask) if m) / len(mask)
-    return reward, _valid(mask), [s / len(mask) for s in credit(log_prob, mask)]
+    products = prefix_products(block.log_prob, block.mask)
+    size = len(block.mask)
+    reward = sum(rho for rho, m in zip(products, block.mask) if m) / size
+    slopes = [s / size for s in credit(block.log_prob, block.mask)]
+    return BlockTerm(reward, valid(block.mask), {"gold": slopes})
 
 
-def _dpace(params: Params, log_prob: Row, hit: Row, mask: Row) -> BlockTerm:
+def _dpace(params: Params, block: Block) -> BlockTerm:
     """Sum of -c_k log p_k with c_k held constant: each slope is -c_k."""
-    constants = credit(log_prob, mask, params["alpha"])
-    return _weighted(constants, log_prob), _valid(mask), [-c for c in constants]
+    return _cross_entropy(credit(block.log_prob, block.mask, params["alpha"]), block)
 
 
-BLOCK_TERMS: dict[str, Callable[..., BlockTerm]] = {
+def _auf(params: Params, block: Block) -> BlockTerm:
+    """Sum of -e_k log p_k; e_k depends on hits alone and is detached: each slope is -e_k."""
+    kept = hit_prefix(block.hit, block.mask)
+    return _cross_entropy(kept, block, by_weight=params["reduction"] == "weighted_mean")
+
+
+def _dpace_cumulative(params: Params, block: Block) -> BlockTerm:
+    """Sum of -c_k log p_k with c_k, the prefix product up to k itself, held constant."""
+    products = prefix_products(block.log_prob, block.mask, params["alpha"])
+    return _cross_entropy([c if m else 0.0 for c, m in zip(products, block.mask)], block)
+
+
+def _dpace_continuation(params: Params, block: Block) -> BlockTerm:
+    """Sum of -c_k log p_k with c_k, the sum of products that start behind k, held constant."""
+    return _cross_entropy(continuation(block.log_prob, block.mask, params["alpha"]), block)
+
+
+def _revive(params: Params, block: Block) -> BlockTerm:
+    """Sum of -c_k log p_k with c_k held constant."""
+    return _cross_entropy(revived_credit(block.log_prob, block.mask, params["alpha"]), block)
+
+
+BLOCK_TERMS: dict[str, Callable[[Params, Block], BlockTerm]] = {
     "decay": _decay,
     "first_error": _first_error,
     "chain": _chain,
     "dpace": _dpace,
+    "auf": _auf,
+    "dpace_cumulative": _dpace_cumulative,
+    "dpace_continuation": _dpace_continuation,
+    "revive": _revive,
 }
 
 
-def _weighted(weights: Row, log_prob: Row) -> float:
-    """Return the cross-entropy -log p_k summed with weights; slots of weight 0 are not read."""
-    return math.fsum(-w * float(value) for w, value in zip(weights, log_prob, strict=True) if w)
+def position_weights(params: Params, mask: Row) -> list[float]:
+    """Return m_k w_k of every slot.
+
+    Spec: OB-2.
+
+    Example:
+        >>> position_weights({"gamma": math.inf}, [True, False])
+        [1.0, 0.0]
+    """
+    return [position_weight(k, params["gamma"]) if m else 0.0 for k, m in enumerate(mask, 1)]
 
 
-def _valid(mask: Row) -> float:
+def weighted(weights: Row, losses: Row) -> float:
+    """Return the sum of weight times loss; slots of weight 0 are not read.
+
+    Example:
+        >>> weighted([2.0, 0.0], [3.0, math.nan])
+        6.0
+    """
+    return math.fsum(w * float(loss) for w, loss in zip(weights, losses, strict=True) if w)
+
+
+def valid(mask: Row) -> float:
+    """Return what a block adds to Z: 1 if one of its slots is supervised, else 0.
+
+    Example:
+        >>> valid([False, True]), valid([False, False])
+        (1.0, 0.0)
+    """
     return 1.0 if any(mask) else 0.0
+
+
+def _cross_entropy(weights: list[float], block: Block, *, by_weight: bool = False) -> BlockTerm:
+    """Return the sum of -w_k log p_k, over Z or over the sum of w, with the weights held constant."""
+    slopes = [-w for w in weights]
+    denominator = sum(weights) if by_weight else valid(block.mask)
+    return BlockTerm(weighted(slopes, block.log_prob), denominator, {"gold": slopes})

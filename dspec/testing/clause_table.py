@@ -36,6 +36,7 @@ TITLES = {
     "DL-7": "Greedy output",
     "DL-8": "Failure",
     "DL-9": "Stop strings",
+    "DL-10": "Acceptance along a written text",
     "RN-1": "Keys",
     "RN-2": "No key twice",
     "RN-3": "The grid",
@@ -80,6 +81,7 @@ BY_PYTEST = {
     "RS-20": "tests/test_clause_table.py",  # about reports themselves
     "RN-5": "tests/test_run_state.py",  # about training runs and their data on disk
     "NU-6": "tests/test_target_calls.py",  # a setting of a framework while a real model runs
+    "DL-10": "tests/test_replay_law.py",  # about texts that are there already: nothing is decoded
     # What decides without a law, and what only models on disk and whole requests show.
     "RN-6": "tests/test_block_engine.py",
     "SS-1": "tests/test_block_models.py",

@@ -1,7 +1,6 @@
 """One drafter that learns: its weights, its optimizer, its objective."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,38 +19,22 @@ from dspec.backends.learner import (
     check_finite,
     check_length,
     check_masters,
+    check_skip,
 )
 from dspec.backends.mlx.adamw import AdamW, clip
 from dspec.backends.mlx.drafter import Drafter, save_drafter
-from dspec.backends.mlx.gold import gold_log_probs, run_stages
+from dspec.backends.mlx.gold import run_stages
 from dspec.backends.mlx.micro_batch import MicroBatch
 from dspec.backends.mlx.ops import namespace as xp
 from dspec.backends.mlx.ops import on_metal
-from dspec.backends.mlx.overrides import operation
+from dspec.backends.mlx.outcome import Observer, Outcome
 from dspec.backends.whole_batch import sums_ahead
 from dspec.config import TrainConfig
 from dspec.core import objectives
-from dspec.core.objectives import Objective
+from dspec.core.objectives import Objective, Progress
 from dspec.schedule import learning_rate
 
 Weights = dict[str, mx.array]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a drafter made of a micro-batch: all that an objective sees.
-
-    Letters: N blocks, K drafted slots, R supervised slots.
-
-    Args:
-        gold: (R,) log-probabilities of the gold tokens, nats; carries the gradient.
-        log_prob: (N, K) the same without gradient, 0 where not supervised.
-        hit: (N, K) bool, false where not supervised.
-    """
-
-    gold: mx.array
-    log_prob: mx.array
-    hit: mx.array
 
 
 class Learner:
@@ -66,8 +49,8 @@ class Learner:
         overrides: False runs core's own operations, slower and with more memory.
 
     Raises:
-        ConfigError: the objective's text does not parse, the target was made for shorter sequences, or
-            the drafter's weights are narrower than float32.
+        ConfigError: the objective's text does not parse, rows are to be skipped, the target was made for
+            shorter sequences, or the drafter's weights are narrower than float32.
     """
 
     def __init__(
@@ -84,11 +67,15 @@ class Learner:
         self.drafter = drafter
         self.config = config
         self.objective = objective or Objective.parse(config.objective, reduction=config.reduction)
-        self.step = 0
+        check_skip(config.skip, self.objective, can=False)
+        self.step, self._progress = 0, Progress(0, config.steps)
         self.optimizer = AdamW(config.betas, config.weight_decay)
-        self._gold_log_probs = operation("gold_log_probs", enabled=overrides)
-        self._fused = self._gold_log_probs is gold_log_probs
-        self._head, self._softcap = target.head if self._fused else target.head.weight, target.softcap
+        self._observer = Observer(target, overrides=overrides)
+
+    @property
+    def now(self) -> Objective:
+        """The objective of the last step taken: its numbers instead of its schedules."""
+        return self.objective.at(self._progress)
 
     def forward(self, part: MicroBatch, *, gradient: bool = True, stages: list[Any] | None = None) -> Outcome:
         """Run the drafter over a micro-batch; only supervised slots reach the head.
@@ -102,25 +89,17 @@ class Learner:
             What it made of it; not evaluated.
         """
         # Never narrower than the head's product needs: a float16 gradient would underflow.
-        hidden = self._hidden(part, gradient).flatten(0, 1)[part.rows].astype(self._wide)
-        options = {"softcap": self._softcap, "xp": xp}
-        if self._fused:
-            options |= {"gradient": gradient, "stages": stages}
-        gold, hit = self._gold_log_probs(hidden, self._head, part.labels, **options)
-        places = part.slots
-        blank = mx.zeros((part.supervised.size,), dtype=gold.dtype)
-        log_prob = mx.put_along_axis(blank, places, mx.stop_gradient(gold), axis=0)
-        hits = mx.put_along_axis(blank.astype(mx.bool_), places, hit, axis=0)
-        shape = part.supervised.shape
-        return Outcome(gold, log_prob.reshape(shape), hits.reshape(shape))
+        hidden = self._hidden(part, gradient).flatten(0, 1)[part.rows].astype(self._observer.wide)
+        return self._observer.observe(hidden, part, self.now, gradient=gradient, stages=stages)
 
-    def train_step(self, parts: Sequence[MicroBatch]) -> StepReport:
+    def train_step(self, parts: Sequence[MicroBatch], progress: Progress | None = None) -> StepReport:
         """Take one optimizer step on a batch cut into micro-batches.
 
-        Spec: OB-7, OB-8.
+        Spec: OB-7, OB-8, OB-18.
 
         Args:
             parts: the micro-batches; the gradient does not depend on how the batch was cut.
+            progress: where in its run the step lies; None: as the config says, epochs unknown.
 
         Returns:
             Loss, gradient norm and rate.
@@ -129,6 +108,7 @@ class Learner:
             NumericsError: the loss or the gradient is not finite; the weights are as they were.
         """
         config = self.config
+        self._progress = progress or Progress(self.step, config.steps)
         rate = learning_rate(self.step, peak=config.lr, steps=config.steps, warmup=config.warmup)
         loss, gradients = self.backward(parts)
         gradients, norm = clip(gradients, config.clip)
@@ -148,8 +128,8 @@ class Learner:
         """
         ahead = None
         if len(parts) > 1:
-            known = {"measure": self._measure_sums, "dtype": self._wide, "xp": xp}
-            ahead = sums_ahead(self.objective, parts, **known)
+            known = {"measure": self._measure_sums, "dtype": self._observer.wide, "xp": xp}
+            ahead = sums_ahead(self.now, parts, **known)
         seen: Any = 0
         total: Weights = {}
         for part in parts:
@@ -158,7 +138,7 @@ class Learner:
             total = {name: total[name] + g if total else g for name, g in gradients.items()}
             del gradients
             mx.eval(seen, total)
-        return objectives.value(self.objective, seen, xp=xp), total
+        return objectives.value(self.now, seen, xp=xp), total
 
     def evaluate(self, part: MicroBatch) -> Evaluation:
         """Measure the drafter on a micro-batch, without gradient."""
@@ -195,11 +175,8 @@ class Learner:
 
     def sums(self, outcome: Outcome, part: MicroBatch) -> mx.array:
         """Return the objective's (T, 2) numerators and denominators over one micro-batch."""
-        return objectives.sums(self.objective, outcome.log_prob, outcome.hit, part.supervised, xp=xp)
-
-    @property
-    def _wide(self) -> mx.Dtype:
-        return mx.float64 if self._head.dtype == mx.float64 else mx.float32
+        seen_by = (outcome.log_prob, outcome.hit, part.supervised)
+        return objectives.sums(self.now, *seen_by, law=outcome.law, xp=xp)
 
     def _one_part(self, part: MicroBatch, ahead: mx.array | None) -> tuple[mx.array, Weights]:
         """Return a part's own sums, and its share of the gradient."""
@@ -211,9 +188,10 @@ class Learner:
             own = self.sums(outcome, part)
             seen_by = (outcome.log_prob, outcome.hit, part.supervised)
             whole = own if ahead is None else ahead
-            held = objectives.weights(self.objective, *seen_by, whole, xp=xp)
-            # The gradient of the objective, through the log-probabilities alone (OB-8).
-            return (held.flatten()[part.slots] * -outcome.gold).sum(), own
+            weights = objectives.weights_by_signal(self.now, *seen_by, whole, law=outcome.law, xp=xp)
+            # The gradient of the objective, through its signals alone (OB-8, OB-12).
+            held = {signal: c.flatten()[part.slots] for signal, c in weights.items()}
+            return sum((c * outcome.losses[signal]).sum() for signal, c in held.items()), own
 
         try:
             # A copy: MLX puts what it traces into the dict that it is given.

@@ -20,6 +20,8 @@ class MicroBatch:
     Args:
         embeds: (B, Q, D), the target's embeddings of [anchor token, mask tokens] of each block.
         features: (B, S, number of taps * D), from the frozen target.
+        states: (R, D), the target's final states before each label; None where no objective asks for
+            the target's law.
         mask: who sees whom; a dense (B, 1, Q, S + Q) bool.
     """
 
@@ -32,15 +34,20 @@ class MicroBatch:
     slots: mx.array
     rows: mx.array
     labels: mx.array
+    before: mx.array
+    states: mx.array | None
 
     @classmethod
-    def read(cls, target: Any, blocks: Supervision, layer_ids: tuple[int, ...]) -> "MicroBatch":
+    def read(
+        cls, target: Any, blocks: Supervision, layer_ids: tuple[int, ...], *, law: bool = False
+    ) -> "MicroBatch":
         """Run the target over the texts, once, and lay out the blocks beside its features.
 
         Args:
-            target: with `tap`, `embed` and `vocab_size`.
+            target: with `tap`, `read`, `embed` and `vocab_size`.
             blocks: on the host.
             layer_ids: tapped layers.
+            law: whether the target's own law of each label is wanted: then all its layers run.
 
         Returns:
             The micro-batch, evaluated: nothing of the target's pass is kept.
@@ -55,13 +62,19 @@ class MicroBatch:
         _check_tokens(blocks, target.vocab_size)
         layout = blocks.layout()
         rows, _, block_size = blocks.inputs.shape
-        features = target.tap(put(blocks.tokens), layer_ids)
+        states = None
+        if law:
+            features, final = target.read(put(blocks.tokens), layer_ids)
+            states = final.flatten(0, 1)[put(layout.before)]
+            mx.eval(states)
+        else:
+            features = target.tap(put(blocks.tokens), layer_ids)
         embeds = target.embed(put(blocks.inputs.reshape(rows, -1)))
         sizes = {"seq_len": blocks.tokens.shape[1], "block_size": block_size}
         mask = attention_mask(put(blocks.anchors), put(blocks.keep), **sizes)
         mx.eval(features, embeds, mask)
         placed = {field.name: put(getattr(layout, field.name)) for field in fields(layout)}
-        return cls(embeds=embeds, features=features, mask=mask, **placed)
+        return cls(embeds=embeds, features=features, mask=mask, states=states, **placed)
 
 
 def _check_tokens(blocks: Supervision, vocab_size: int) -> None:

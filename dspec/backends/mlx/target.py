@@ -156,6 +156,29 @@ class Target:
         _, caught = tapped(self.body, ids, layer_ids, stop=True)
         return mx.stop_gradient(mx.concatenate([caught[i] for i in layer_ids], axis=-1))
 
+    def read(self, ids: mx.array, layer_ids: Sequence[int]) -> tuple[mx.array, mx.array]:
+        """Return the features of `tap`, and the final states that the head turns into logits.
+
+        All layers run. Padding on the right changes nothing before it.
+
+        Spec: BD-5, OB-12.
+
+        Args:
+            ids: (B, S) token ids.
+            layer_ids: 0-based decoder layers.
+
+        Returns:
+            (B, S, len(layer_ids) * D) features and (B, S, D) states after the final norm; the state at
+            a position is what the target says of the next token.
+
+        Raises:
+            ConfigError: no layer ids, or an id that is no layer.
+        """
+        layer_ids = check_layer_ids(layer_ids, len(self.body.layers), some=True)
+        final, caught = tapped(self.body, ids, layer_ids, stop=False)
+        features = mx.concatenate([caught[i] for i in layer_ids], axis=-1)
+        return mx.stop_gradient(features), mx.stop_gradient(final)
+
     def session(self, *, layer_ids: Sequence[int] = (), capacity: int) -> TargetSession:
         """Return an empty session for one request.
 

@@ -15,6 +15,10 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from dspec.core import blocks
 
+# Entries up to which a dense mask (one byte each) is taken on CUDA too: flex attention compiles anew for
+# new lengths, and below this size its savings are nothing.
+DENSE = 2**25
+
 
 def attention_mask(
     anchors: Tensor, keep: Tensor, *, seq_len: int, block_size: int, flex: bool | None = None
@@ -40,7 +44,8 @@ def attention_mask(
         [[[[1, 0, 1, 1], [1, 0, 1, 1]]]]
     """
     if flex is None:
-        flex = anchors.device.type == "cuda"
+        slots = anchors.shape[1] * block_size
+        flex = anchors.device.type == "cuda" and anchors.shape[0] * slots * (seq_len + slots) > DENSE
     if flex:
         return _block_mask(anchors, keep, seq_len, block_size)
     return blocks.attention_mask(anchors, keep, seq_len, block_size, xp=xp)[:, None]

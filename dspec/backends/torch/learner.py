@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,32 +20,16 @@ from dspec.backends.learner import (
     check_finite,
     check_length,
     check_masters,
+    check_skip,
 )
 from dspec.backends.torch.drafter import Drafter, save_drafter
 from dspec.backends.torch.micro_batch import MicroBatch
-from dspec.backends.torch.overrides import operation
+from dspec.backends.torch.outcome import Observer, Outcome
 from dspec.backends.whole_batch import sums_ahead
 from dspec.config import TrainConfig
 from dspec.core import objectives
-from dspec.core.objectives import Objective
+from dspec.core.objectives import Objective, Progress
 from dspec.schedule import learning_rate
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a drafter made of a micro-batch: all that an objective sees.
-
-    Letters: N blocks, K drafted slots, R supervised slots.
-
-    Args:
-        gold: (R,) log-probabilities of the gold tokens, nats; carries the gradient.
-        log_prob: (N, K) the same without gradient, 0 where not supervised.
-        hit: (N, K) bool, false where not supervised.
-    """
-
-    gold: Tensor
-    log_prob: Tensor
-    hit: Tensor
 
 
 class Learner:
@@ -61,8 +44,8 @@ class Learner:
         overrides: False runs core's own operations, slower and with more memory.
 
     Raises:
-        ConfigError: the objective's text does not parse, the target was made for shorter sequences, or
-            the drafter's weights are narrower than float32.
+        ConfigError: the objective's text does not parse, rows cannot be skipped under it, the target was
+            made for shorter sequences, or the drafter's weights are narrower than float32.
     """
 
     def __init__(
@@ -79,30 +62,32 @@ class Learner:
         self.drafter = drafter
         self.config = config
         self.objective = objective or Objective.parse(config.objective, reduction=config.reduction)
-        self.step = 0
+        self.step, self._progress = 0, Progress(0, config.steps)
         self.optimizer = torch.optim.AdamW(
             drafter.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
         )
-        self._head, self._softcap = target.head_weight.detach(), target.softcap
-        self._gold_log_probs = operation("gold_log_probs", enabled=overrides, device=self._head.device.type)
+        self._observer = Observer(target, overrides=overrides, skip=config.skip)
+        check_skip(config.skip, self.objective, can=self._observer.can_skip)
+
+    @property
+    def now(self) -> Objective:
+        """The objective of the last step taken: its numbers instead of its schedules."""
+        return self.objective.at(self._progress)
 
     def forward(self, part: MicroBatch) -> Outcome:
         """Run the drafter over a micro-batch; only supervised slots reach the head."""
         # Never narrower than the head's product needs: a float16 gradient would underflow.
-        hidden = self._hidden(part).flatten(0, 1)[part.rows].to(self._wide)
-        gold, hit = self._gold_log_probs(hidden, self._head, part.labels, softcap=self._softcap, xp=xp)
-        shape = part.supervised.shape
-        log_prob = gold.new_zeros(shape.numel()).index_copy(0, part.slots, gold.detach())
-        hits = hit.new_zeros(shape.numel()).index_copy(0, part.slots, hit)
-        return Outcome(gold, log_prob.view(shape), hits.view(shape))
+        hidden = self._hidden(part).flatten(0, 1)[part.rows].to(self._observer.wide)
+        return self._observer.observe(hidden, part, self.now)
 
-    def train_step(self, parts: Sequence[MicroBatch]) -> StepReport:
+    def train_step(self, parts: Sequence[MicroBatch], progress: Progress | None = None) -> StepReport:
         """Take one optimizer step on a batch cut into micro-batches.
 
-        Spec: OB-7, OB-8.
+        Spec: OB-7, OB-8, OB-18.
 
         Args:
             parts: the micro-batches; the gradient does not depend on how the batch was cut.
+            progress: where in its run the step lies; None: as the config says, epochs unknown.
 
         Returns:
             Loss, gradient norm and rate.
@@ -111,6 +96,7 @@ class Learner:
             NumericsError: the loss or the gradient is not finite; the weights are as they were.
         """
         config = self.config
+        self._progress = progress or Progress(self.step, config.steps)
         rate = learning_rate(self.step, peak=config.lr, steps=config.steps, warmup=config.warmup)
         loss, _ = self.backward(parts)
         norm = torch.nn.utils.clip_grad_norm_(self.drafter.parameters(), config.clip)
@@ -127,10 +113,10 @@ class Learner:
         The denominators of several parts must be known before the first backward: see `sums_ahead`.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        ahead = None
+        ahead, now = None, self.now
         if len(parts) > 1:
-            known = {"measure": self._measure_sums, "dtype": self._wide, "xp": xp}
-            ahead = sums_ahead(self.objective, parts, **known)
+            known = {"measure": self._measure_sums, "dtype": self._observer.wide, "xp": xp}
+            ahead = sums_ahead(now, parts, **known)
         seen: Any = 0
         for part in parts:
             outcome = self.forward(part)
@@ -138,11 +124,12 @@ class Learner:
             seen = seen + own
             whole = own if ahead is None else ahead
             seen_by = (outcome.log_prob, outcome.hit, part.supervised)
-            weights = objectives.weights(self.objective, *seen_by, whole, xp=xp)
-            # The gradient of the objective, through the log-probabilities alone (OB-8).
-            (weights.flatten()[part.slots] * -outcome.gold).sum().backward()
+            weights = objectives.weights_by_signal(now, *seen_by, whole, law=outcome.law, xp=xp)
+            # The gradient of the objective, through its signals alone (OB-8, OB-12).
+            held = {signal: c.flatten()[part.slots] for signal, c in weights.items()}
+            sum((c * outcome.losses[signal]).sum() for signal, c in held.items()).backward()
         gradients = {name: weight.grad for name, weight in self.drafter.named_parameters()}
-        return objectives.value(self.objective, seen, xp=xp), gradients  # type: ignore[return-value]
+        return objectives.value(now, seen, xp=xp), gradients  # type: ignore[return-value]
 
     def evaluate(self, part: MicroBatch) -> Evaluation:
         """Measure the drafter on a micro-batch, without gradient."""
@@ -185,11 +172,8 @@ class Learner:
 
     def sums(self, outcome: Outcome, part: MicroBatch) -> Tensor:
         """Return the objective's (T, 2) numerators and denominators over one micro-batch."""
-        return objectives.sums(self.objective, outcome.log_prob, outcome.hit, part.supervised, xp=xp)
-
-    @property
-    def _wide(self) -> torch.dtype:
-        return torch.promote_types(self._head.dtype, torch.float32)
+        seen_by = (outcome.log_prob, outcome.hit, part.supervised)
+        return objectives.sums(self.now, *seen_by, law=outcome.law, xp=xp)
 
     def _measure_sums(self, part: MicroBatch) -> Tensor:
         with torch.no_grad():

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dspec.backends.torch.attention_mask import attention_mask
+from dspec.backends.torch.gold import CHUNK
 from dspec.supervision import Supervision
 
 
@@ -20,6 +21,9 @@ class MicroBatch:
     Args:
         embeds: (B, Q, D), the target's embeddings of [anchor token, mask tokens] of each block.
         features: (B, S, number of taps * D), from the frozen target.
+        states: (R, D), the target's final states before each label; None where no objective asks for
+            the target's law.
+        runs: the ends (row, block) of runs of whole blocks of about a chunk of rows.
         mask: who sees whom; a dense (B, 1, Q, S + Q) bool or a flex attention BlockMask.
     """
 
@@ -32,15 +36,21 @@ class MicroBatch:
     slots: Tensor
     rows: Tensor
     labels: Tensor
+    before: Tensor
+    states: Tensor | None
+    runs: tuple[tuple[int, int], ...]
 
     @classmethod
-    def read(cls, target: Any, blocks: Supervision, layer_ids: tuple[int, ...]) -> "MicroBatch":
+    def read(
+        cls, target: Any, blocks: Supervision, layer_ids: tuple[int, ...], *, law: bool = False
+    ) -> "MicroBatch":
         """Run the target over the texts, once, and lay out the blocks beside its features.
 
         Args:
-            target: with `tap`, `embed` and `device`.
+            target: with `tap`, `read`, `embed` and `device`.
             blocks: on the host.
             layer_ids: tapped layers.
+            law: whether the target's own law of each label is wanted: then all its layers run.
 
         Returns:
             The micro-batch, on the target's device.
@@ -51,10 +61,17 @@ class MicroBatch:
 
         layout = blocks.layout()
         rows, _, block_size = blocks.inputs.shape
+        states = None
         with torch.no_grad():
-            features = target.tap(put(blocks.tokens), layer_ids)
+            if law:
+                features, final = target.read(put(blocks.tokens), layer_ids)
+                states = final.flatten(0, 1)[put(layout.before)]
+            else:
+                features = target.tap(put(blocks.tokens), layer_ids)
             embeds = target.embed(put(blocks.inputs.reshape(rows, -1)))
         sizes = {"seq_len": blocks.tokens.shape[1], "block_size": block_size}
         mask = attention_mask(put(blocks.anchors), put(blocks.keep), **sizes)
         placed = {field.name: put(getattr(layout, field.name)) for field in fields(layout)}
-        return cls(embeds=embeds, features=features, mask=mask, **placed)
+        return cls(
+            embeds=embeds, features=features, mask=mask, states=states, runs=layout.runs(CHUNK), **placed
+        )

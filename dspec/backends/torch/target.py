@@ -146,6 +146,30 @@ class Target:
             body(input_ids=ids, use_cache=False)
         return torch.cat([caught[i] for i in layer_ids], dim=-1)
 
+    def read(self, ids: Tensor, layer_ids: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return the features of `tap`, and the final states that the head turns into logits.
+
+        All layers run. Padding on the right changes nothing before it.
+
+        Spec: BD-5, OB-12.
+
+        Args:
+            ids: (B, S) token ids on the target's device.
+            layer_ids: 0-based decoder layers.
+
+        Returns:
+            (B, S, len(layer_ids) * D) features and (B, S, D) states after the final norm; the state at
+            a position is what the target says of the next token.
+
+        Raises:
+            ConfigError: no layer ids, or an id that is no layer.
+        """
+        body = self.model.get_decoder()
+        layer_ids = check_layer_ids(layer_ids, len(body.layers), some=True)
+        with torch.no_grad(), tapped(body.layers, layer_ids, stop=False) as caught:
+            final = body(input_ids=ids, use_cache=False).last_hidden_state
+        return torch.cat([caught[i] for i in layer_ids], dim=-1), final
+
     def session(self, *, layer_ids: Sequence[int] = (), capacity: int) -> TargetSession:
         """Return an empty session for one request.
 

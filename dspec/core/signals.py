@@ -1,0 +1,4 @@
+"""The numbers of a slot through which an objective's gradient reaches the drafter."""
+
+# log q(gold); sum_v min(p(v), q(v)); KL(p || q): q the drafter's law, p the target's (OB-12).
+SIGNALS = ("gold", "overlap", "divergence")
