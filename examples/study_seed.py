@@ -17,7 +17,6 @@ from dspec.backends.registry import open_room
 from dspec.engine import Engine
 from dspec.evaluation.machine import describe_device, describe_machine
 from dspec.evaluation.replay import replay
-from dspec.evaluation.report import write_json
 from dspec.evaluation.texts import Texts
 
 SPARE = 1.1  # a group is begun if this many times the longest one's seconds are left

@@ -42,6 +42,7 @@ ROOMS = {
     "dspec.backends.numpy": {"array_api_compat", *BACKEND},
     "dspec.backends.torch": {"safetensors", "torch", "transformers", "huggingface_hub", "array_api_compat"}
     | BACKEND,
+    "dspec.backends.torch.cuda": {"torch", "array_api_compat", "triton", "dspec.backends.torch", *BACKEND},
     "dspec.backends.mlx": {"safetensors", "mlx", "mlx_lm", "huggingface_hub", *BACKEND},
     **{f"dspec.{name}": HOST for name in RUN},
 }

@@ -56,7 +56,12 @@ def spy_on_gold(learner, monkeypatch):
     """The hidden states that reach the head, call by call."""
     seen, observer = [], learner._observer
     inner = observer._gold_log_probs
-    monkeypatch.setattr(observer, "_gold_log_probs", lambda h, *a, **k: (seen.append(h), inner(h, *a, **k))[1])
+
+    def spy(hidden, *others, **options):
+        seen.append(hidden)
+        return inner(hidden, *others, **options)
+
+    monkeypatch.setattr(observer, "_gold_log_probs", spy)
     return seen
 
 

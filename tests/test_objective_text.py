@@ -6,19 +6,37 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from dspec.core.credit_terms import DpaceContinuation, DpaceCumulative, Revive
+from dspec.core.law_terms import Kl, Lk, LogOverlap, OverlapChain, Reach, Tv
 from dspec.core.objectives import PRESETS, Chain, Decay, Dpace, FirstError, Objective
+from dspec.core.schedules import SHAPES, Schedule
+from dspec.core.term_table import TERMS
+from dspec.core.terms import Auf, Cat
 from dspec.errors import ConfigError
 
 pytestmark = pytest.mark.clause("OB-6")
 
 positive = st.floats(min_value=0, exclude_min=True) | st.integers(1, 100).map(float)
 weight = st.floats(min_value=0, allow_infinity=False) | st.integers(0, 100).map(float)
+weight |= st.builds(Schedule, st.floats(0, 99), st.floats(0, 99), st.sampled_from(SHAPES), st.floats(0.01, 1))
+share = st.floats(0, 1)
+laws = (Kl, Tv, LogOverlap)
 terms = st.one_of(
     st.builds(Decay, positive, weight),
     st.builds(FirstError, weight, st.none() | positive),
     st.builds(Chain, weight),
-    st.builds(Dpace, st.floats(0, 1), weight),
+    *(st.builds(kind, share, weight) for kind in (Dpace, DpaceCumulative, DpaceContinuation, Revive)),
+    *(st.builds(kind, weight) for kind in (Auf, Cat)),
+    *(st.builds(kind, positive, weight, st.just(0.5)) for kind in laws),
+    st.builds(Lk, weight, positive, weight, st.just(0.5)),
+    st.builds(OverlapChain, weight, st.just(0.5)),
+    st.builds(Reach, share, weight, weight, st.just(0.5)),
 )
+
+
+def test_every_term_is_drawn():
+    drawn = {Decay, FirstError, Chain, Dpace, DpaceCumulative, DpaceContinuation, Revive, Auf, Cat}
+    assert drawn | {*laws, Lk, OverlapChain, Reach} == set(TERMS.values())
 
 
 @given(st.lists(terms, min_size=1, max_size=4).map(tuple), st.sampled_from(["block_sum", "weighted_mean"]))
@@ -64,9 +82,9 @@ def test_reduction_is_block_sum_unless_asked_otherwise():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("chian(40)", r"'chian'.*decay, first_error, chain, dpace\. did you mean 'chain'"),
-        ("lrt", r"uniform, dflash, ltr\. did you mean 'ltr'"),
-        ("ltr(3)", r"'ltr'; needs one of decay, first_error, chain, dpace\."),
+        ("chian(40)", r"'chian'.*decay, first_error, chain, .*\. did you mean 'chain'"),
+        ("lrt", r"uniform, dflash, ltr, dflare\. did you mean 'ltr'"),
+        ("ltr(3)", r"'ltr'; needs one of decay, first_error, chain, auf, cat, dpace, "),
         ("decay(gama=3)", r"argument of decay.*'gama'.*gamma, weight.*did you mean 'gamma'"),
         ("chain(name=3)", r"argument of chain.*'name'.*one of weight\."),
         ("chain(1, 2)", r"2 numbers; needs at most 1: weight"),

@@ -54,7 +54,8 @@ def test_a_float16_head_does_not_narrow_the_gradient(monkeypatch):
     learner = make_learner(TORCH, target, config)
     seen = spy_on_gold(learner, monkeypatch)
     learner.forward(read(TORCH, target, config)[0])
-    assert [hidden.dtype for hidden in seen] == [torch.float32] and learner._observer.head.dtype == torch.float16
+    assert [hidden.dtype for hidden in seen] == [torch.float32]
+    assert learner._observer.head.dtype == torch.float16
 
 
 @pytest.mark.clause("BD-2")

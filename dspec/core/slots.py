@@ -42,6 +42,12 @@ class Blocks:
         mask: (N, K) bool; the slot is supervised.
         xp: their array namespace.
         law: of the target, neutral where not supervised; None if nobody asked the target.
+
+    Example:
+        >>> import numpy as np, array_api_compat.numpy as xp
+        >>> yes, half = np.ones((1, 2), dtype=bool), np.log([[0.5, 0.5]])
+        >>> Blocks(half, yes, yes, xp).credit(half).round(3).tolist()
+        [[0.75, 0.25]]
     """
 
     log_prob: Array

@@ -1,4 +1,9 @@
-"""Every term of an objective by the name that its text form uses."""
+"""Every term of an objective by the name that its text form uses.
+
+Example:
+    >>> TERMS["chain"]()
+    Chain(weight=40.0)
+"""
 
 from typing import Any
 
