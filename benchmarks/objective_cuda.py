@@ -9,21 +9,19 @@ written down in its place, and the rest goes on. `--tiny` runs the script's own 
 import argparse
 import json
 import platform
-import statistics
 import sys
 import time
-import traceback
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import objective_schemes as schemes
 import torch
-from objective_schemes import SLOTS, Problem
+from cuda_machine import Machine, attempt, draw
+from objective_cuda_law import law_statistics, masks
+from objective_schemes import SLOTS
 from torch import nn
 
-from dspec.backends.torch import attention_mask as attention_masks
-from dspec.backends.torch import drafter_layers
 from dspec.backends.torch.cuda import gold as cuda_gold
 from dspec.backends.torch.gold import gold_log_probs
 from dspec.backends.torch.overlap import overlap_statistics
@@ -37,65 +35,6 @@ CANDIDATES = {
 }
 # Largest error of log_prob in nats, and of the gradient as a share of its norm: tests/tolerances.py.
 BOUNDS = {torch.float32: (8e-6, 1e-5), torch.bfloat16: (8e-6, 6e-3)}
-
-
-class Machine:
-    """Where the benchmark runs, and how it counts there."""
-
-    def __init__(self, tiny):
-        self.tiny = tiny
-        self.device = "cpu" if tiny and not torch.cuda.is_available() else "cuda"
-        self.repetitions = 2 if tiny else 7
-
-    def measure(self, run):
-        """Return the median milliseconds of a run and its peak of memory over what was held before."""
-        run()
-        if self.device == "cpu":
-            times = [self._on_host(run) for _ in range(self.repetitions)]
-            return {"ms": statistics.median(times)}
-        run()
-        torch.cuda.synchronize()
-        torch.cuda.empty_cache()
-        held = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        times = [self._on_cuda(run) for _ in range(self.repetitions)]
-        peak = torch.cuda.max_memory_allocated() - held
-        return {"ms": statistics.median(times), "peak_MB": round(peak / 1e6, 1)}
-
-    def _on_cuda(self, run):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        run()
-        end.record()
-        torch.cuda.synchronize()
-        return start.elapsed_time(end)
-
-    def _on_host(self, run):
-        began = time.perf_counter()
-        run()
-        return (time.perf_counter() - began) * 1e3
-
-
-def attempt(function, *arguments):
-    """Return what a function returns, or the text of its error."""
-    try:
-        return function(*arguments)
-    except Exception as error:
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        where = traceback.format_exc().strip().splitlines()[-8:]
-        return {"error": f"{type(error).__name__}: {error}"[:600], "where": where}
-
-
-def draw(machine, rows, width, vocab, chunk, dtype=torch.bfloat16):
-    """A problem on the device: a head of 16 bits, hidden states in float32."""
-    torch.manual_seed(0)
-    head = (torch.randn(vocab, width, device=machine.device) / width**0.5).to(dtype)
-    labels = torch.randint(0, vocab, (rows,), device=machine.device)
-    known = (torch.rand(rows, 1, device=machine.device) < 0.5) * 12.0
-    hidden = torch.randn(rows, width, device=machine.device) + known * head[labels].float()
-    target = 0.6 * hidden + 0.8 * torch.randn_like(hidden)
-    return Problem(hidden.requires_grad_(), head, target.to(dtype), labels, chunk)
 
 
 def check(machine):
@@ -180,38 +119,6 @@ def kernel(machine):
     return {**found, "TB_per_s": 2 * logits.numel() * 2 / least / 1e9}
 
 
-def masks(machine):
-    """Forward and backward of the drafter's attention with either form of the training mask."""
-    n, seq_len, heads, groups, width = (4, 32, 4, 2, 16) if machine.tiny else (512, 3072, 16, 8, 128)
-    torch.manual_seed(0)
-    anchors = torch.randint(0, seq_len - 1, (1, n), device=machine.device, dtype=torch.int32)
-    keep = torch.ones(1, n, dtype=torch.bool, device=machine.device)
-    dtype, slots, found, read = torch.bfloat16, n * 16, {}, {}
-    sizes = ((heads, slots), (groups, seq_len + slots), (groups, seq_len + slots))
-    tensors = [torch.randn(1, *s, width, device=machine.device, dtype=dtype) for s in sizes]
-    queries, keys, values = (x.requires_grad_() for x in tensors)
-    for name, flex in (("dense", False), ("flex", True)):
-        make = partial(
-            attention_masks.attention_mask, anchors, keep, seq_len=seq_len, block_size=16, flex=flex
-        )
-        found[f"{name} mask"] = attempt(machine.measure, make)
-        mask = make()
-
-        def run(mask=mask, name=name):
-            read[name] = drafter_layers.attend(queries, keys, values, mask)
-            grads = torch.autograd.grad(read[name].float().square().sum(), (queries, keys, values))
-            read[f"{name} gradient"] = torch.cat([g.flatten() for g in grads])
-
-        found[f"{name} attention"] = attempt(machine.measure, run)
-    attention_masks.create_block_mask = torch.compile(attention_masks.create_block_mask)
-    found["flex mask, compiled"] = attempt(machine.measure, make)
-    for part in ("", " gradient"):
-        if f"flex{part}" in read and f"dense{part}" in read:
-            a, b = read[f"flex{part}"].detach().float(), read[f"dense{part}"].detach().float()
-            found[f"difference{part}"] = ((a - b).norm() / b.norm()).item()
-    return found
-
-
 def steps(machine):
     """Whole optimizer steps of a drafter of five layers, by how the objective is made."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -273,7 +180,7 @@ def main():
     widths = (32,) if options.tiny else (1024, 2560)
     sections = {"check": check, "kernel": kernel}
     sections |= {f"objective, D={width}": partial(objective, width=width) for width in widths}
-    sections |= {"steps": steps, "masks": masks}
+    sections |= {"overlap, D=1024": law_statistics, "steps": steps, "masks": masks}
     for name, section in sections.items():
         began = time.perf_counter()
         result[name] = attempt(section, machine)

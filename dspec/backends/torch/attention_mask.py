@@ -1,9 +1,7 @@
 """Who sees whom in a training pass, in the form each device's attention kernel wants.
 
-Elsewhere than on CUDA: a dense boolean mask for `scaled_dot_product_attention`. On CUDA: a flex
-attention `BlockMask` built from the same predicate, so that no (slots, keys) array exists; at 512
-anchors of 16 slots on 3,072 tokens the dense mask would be 92 MB a sequence. The CUDA form was
-checked against the dense one on a CPU; its speed was not measured, for want of a GPU.
+A dense boolean mask for `scaled_dot_product_attention`, and for large passes on CUDA a flex attention
+`BlockMask` built from the same predicate, so that no (slots, keys) array exists.
 """
 
 from typing import Any
@@ -15,8 +13,10 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from dspec.core import blocks
 
-# Entries up to which a dense mask (one byte each) is taken on CUDA too: flex attention compiles anew for
-# new lengths, and below this size its savings are nothing.
+# Entries up to which a dense mask (one byte each) is taken on CUDA too. Measured on one H200, mask plus
+# attention forward and backward (benchmarks/results/objective_cuda.json): 7.3 M entries (16 texts, 32 blocks
+# of 16) dense 0.3 + 1.0 ms, flex 3.8 + 1.1 ms and 7.6 s to compile, again for each new length; 92 M (512
+# blocks of 16 on 3,072 tokens) dense 2.9 + 9.1 ms and 1.8 GB, flex 4.7 + 3.6 ms and 0.9 GB.
 DENSE = 2**25
 
 
@@ -32,7 +32,7 @@ def attention_mask(
         keep: (B, A) bool; a dropped block sees only itself.
         seq_len: S, context positions.
         block_size: slots a block.
-        flex: which form; None: flex attention on CUDA, dense elsewhere.
+        flex: which form; None: flex attention for large passes on CUDA, dense elsewhere.
 
     Returns:
         (B, 1, A * block_size, S + A * block_size) bool (the 1 stands for all heads), or a BlockMask
@@ -44,11 +44,16 @@ def attention_mask(
         [[[[1, 0, 1, 1], [1, 0, 1, 1]]]]
     """
     if flex is None:
-        slots = anchors.shape[1] * block_size
-        flex = anchors.device.type == "cuda" and anchors.shape[0] * slots * (seq_len + slots) > DENSE
+        flex = _takes_flex(anchors.device.type, *anchors.shape, seq_len=seq_len, block_size=block_size)
     if flex:
         return _block_mask(anchors, keep, seq_len, block_size)
     return blocks.attention_mask(anchors, keep, seq_len, block_size, xp=xp)[:, None]
+
+
+def _takes_flex(device: str, rows: int, anchors: int, *, seq_len: int, block_size: int) -> bool:
+    """Whether a pass over some blocks of so many sequences gets flex attention's form of the mask."""
+    slots = anchors * block_size
+    return device == "cuda" and rows * slots * (seq_len + slots) > DENSE
 
 
 def _block_mask(anchors: Tensor, keep: Tensor, seq_len: int, block_size: int) -> BlockMask:
