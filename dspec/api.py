@@ -106,7 +106,7 @@ def train(
 ) -> TrainResult:
     """Train a drafter for a target and save it as a DFlash v1 checkpoint.
 
-    Spec: BD-1..BD-8, OB-1..OB-10, RN-5.
+    Spec: BD-1..BD-8, OB-1..OB-21, RN-5.
 
     Args:
         target: hub id, local folder, or a loaded model of transformers or mlx-lm. Its weights are not

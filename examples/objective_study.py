@@ -25,7 +25,7 @@ from typing import Any
 from study_pace import fitting_steps, keep_steps, kept_steps, read_pace, tasks
 from study_pictures import draw_curves, draw_gains
 from study_report import make_report, markdown
-from study_seed import missing_arms, nth_group, read_seed, run_group, say, seed_path
+from study_seed import groups, missing_arms, read_seed, run_group, say, seed_path
 from study_settings import StudySettings, read_settings
 from study_statistics import complete
 from study_texts import made_of, make_target, open_engine, write_all
@@ -78,11 +78,12 @@ def run_seeds(settings: StudySettings, output: Path, key: dict[str, Any], deadli
     A seed's file is written whenever one of its groups is done.
     """
     reports = {seed: read_seed(output, seed, key) for seed in settings.seeds}
+    missing = {seed: missing_arms(report, dict(settings.arms)) for seed, report in reports.items()}
     calls = [
-        (settings, output, seed, group, deadline)
-        for rank in range(len(settings.arms))
-        for seed, report in reports.items()
-        if (group := nth_group(missing_arms(report, dict(settings.arms)), settings.arms_at_once, rank))
+        (settings, output, seed, todo, deadline)
+        for group in groups(dict(settings.arms), settings.arms_at_once)
+        for seed in settings.seeds
+        if (todo := {name: arm for name, arm in group.items() if name in missing[seed]})
     ]
 
     def keep(call: tuple[Any, ...], found: dict[str, Any]) -> None:

@@ -5,7 +5,6 @@ import json
 import sys
 import time
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +64,10 @@ def missing_arms(report: dict[str, Any], arms: dict[str, Arm]) -> dict[str, Arm]
     }
 
 
-def nth_group(arms: dict[str, Arm], size: int, rank: int) -> dict[str, Arm]:
-    """The arms that train side by side in the group of that rank; {} beyond the last."""
-    return dict(islice(arms.items(), rank * size, (rank + 1) * size))
+def groups(arms: dict[str, Arm], size: int) -> list[dict[str, Arm]]:
+    """The arms that train side by side, in the order of the settings."""
+    names = list(arms)
+    return [{name: arms[name] for name in names[i : i + size]} for i in range(0, len(names), size)]
 
 
 def opened(settings: StudySettings, output: Path) -> tuple[Engine, Any, Any]:

@@ -251,6 +251,13 @@ def test_the_first_arms_of_every_seed_come_before_the_next(study, tmp_path, monk
     monkeypatch.setattr(study.main, "run_group", group)
     study.main.run_seeds(settings, tmp_path, {}, None)
     assert ran == [(1, "a"), (2, "a"), (1, "b"), (2, "b")]
+    # Also where one seed is ahead of the other.
+    (tmp_path / "seeds").mkdir()
+    ahead = {"seed": 1, "made_of": {}, "arms": {"a": {"objective": "uniform", "reduction": "block_sum"}}}
+    study.seed.seed_path(tmp_path, 1).write_text(json.dumps(ahead), encoding="utf-8")
+    ran.clear()
+    study.main.run_seeds(settings, tmp_path, {}, None)
+    assert ran == [(2, "a"), (1, "b"), (2, "b")]
 
 
 def test_steps_that_fit(study, tmp_path):
