@@ -42,7 +42,8 @@ ROOMS = {
     "dspec.backends.numpy": {"array_api_compat", *BACKEND},
     "dspec.backends.torch": {"safetensors", "torch", "transformers", "huggingface_hub", "array_api_compat"}
     | BACKEND,
-    "dspec.backends.torch.cuda": {"torch", "array_api_compat", "triton", "dspec.backends.torch", *BACKEND},
+    "dspec.backends.torch.cuda": {"torch", "array_api_compat", "triton", "dspec.backends.torch.workspace"}
+    | BACKEND,
     "dspec.backends.mlx": {"safetensors", "mlx", "mlx_lm", "huggingface_hub", *BACKEND},
     **{f"dspec.{name}": HOST for name in RUN},
 }
@@ -155,6 +156,8 @@ def test_nothing_unpickles_evaluates_or_runs_remote_code(path):
         ("dspec.backends.torch.x", "import mlx.core"),
         ("dspec.backends.mlx.x", "import dspec.backends.torch.ops"),
         ("dspec.backends.torch.x", "from dspec.backends.mlx import ops"),
+        ("dspec.backends.torch.x", "import triton"),
+        ("dspec.backends.torch.cuda.x", "from dspec.backends.torch import learner"),
         ("dspec.backends.mlx.x", "import torch"),
         ("dspec.backends.mlx.x", "import transformers"),
         ("dspec.backends.torch.x", "import mlx.core"),

@@ -47,9 +47,9 @@ def test_a_stopped_run_goes_on_to_the_same_drafter(drafter, tmp_path, capsys, mo
     learner = importlib.import_module("dspec.backends.mlx.learner").Learner
     inner = learner.train_step
 
-    def stop(self, parts):
+    def stop(self, *arguments):
         os.kill(os.getpid(), signal.SIGTERM)
-        return inner(self, parts)
+        return inner(self, *arguments)
 
     words = [*SMALL, "--output", str(tmp_path / "drafter")]
     with monkeypatch.context() as patch:

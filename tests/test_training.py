@@ -75,9 +75,9 @@ def blocks_read(room, monkeypatch):
     seen, kind = [], room.micro_batch.MicroBatch
     inner = kind.read
 
-    def recorded(target, blocks, layer_ids):
+    def recorded(target, blocks, layer_ids, **options):
         seen.append(blocks.anchors.tolist())
-        return inner(target, blocks, layer_ids)
+        return inner(target, blocks, layer_ids, **options)
 
     monkeypatch.setattr(kind, "read", recorded)
     return seen

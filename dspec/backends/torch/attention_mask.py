@@ -15,8 +15,10 @@ from dspec.core import blocks
 
 # Entries up to which a dense mask (one byte each) is taken on CUDA too. Measured on one H200, mask plus
 # attention forward and backward (benchmarks/results/objective_cuda.json): 7.3 M entries (16 texts, 32 blocks
-# of 16) dense 0.3 + 1.0 ms, flex 3.8 + 1.1 ms and 7.6 s to compile, again for each new length; 92 M (512
-# blocks of 16 on 3,072 tokens) dense 2.9 + 9.1 ms and 1.8 GB, flex 4.7 + 3.6 ms and 0.9 GB.
+# of 16 on 384 tokens) dense 0.34 + 1.02 ms, flex 3.76 + 1.07 ms after 7.6 s to compile; 92 M (512 blocks of
+# 16 on 3,072 tokens) dense 2.9 + 9.1 ms and 1.85 GB, flex 4.7 + 3.6 ms and 0.92 GB. Straight
+# lines through these sums cross near 49 M (not measured there; the two shapes differ). 34 M is below that: at
+# most 0.7 GB by the same lines, and small batches, whose lengths change, do not wait for a compiler.
 DENSE = 2**25
 
 
@@ -47,7 +49,8 @@ def attention_mask(
         flex = _takes_flex(anchors.device.type, *anchors.shape, seq_len=seq_len, block_size=block_size)
     if flex:
         return _block_mask(anchors, keep, seq_len, block_size)
-    return blocks.attention_mask(anchors, keep, seq_len, block_size, xp=xp)[:, None]
+    dense: Tensor = blocks.attention_mask(anchors, keep, seq_len, block_size, xp=xp)[:, None]
+    return dense
 
 
 def _takes_flex(device: str, rows: int, anchors: int, *, seq_len: int, block_size: int) -> bool:

@@ -1,1 +1,1 @@
-"""What CUDA alone has: candidates for overrides, none of them in the table before it is measured there."""
+"""What CUDA alone has: row work of the overridden operations by Triton kernels."""
