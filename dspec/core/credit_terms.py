@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from dspec.core.numerics import indices_like
 from dspec.core.schedules import Number
 from dspec.core.slots import TINY, Blocks
-from dspec.core.terms import StopGradient, Term, check_alpha, check_weight
+from dspec.core.terms import StopGradient, Term
 from dspec.core.types import Array
 
 
@@ -36,9 +36,6 @@ class Chain(Term):
     weight: Number = 40.0
     name: ClassVar[str] = "chain"
     sign: ClassVar[int] = -1
-
-    def __post_init__(self) -> None:
-        check_weight(self)
 
     def coefficients(self, blocks: Blocks) -> Array:
         """Return (N, K): the tail sums of the prefix products, over K."""
@@ -78,10 +75,6 @@ class Dpace(Term):
     weight: Number = 1.0
     name: ClassVar[str] = "dpace"
 
-    def __post_init__(self) -> None:
-        check_alpha(self, "OB-5")
-        check_weight(self)
-
     def coefficients(self, blocks: Blocks) -> Array:
         """Return (N, K): the tail sums of the smoothed prefix products."""
         return blocks.credit(smoothed(self, blocks))
@@ -114,10 +107,6 @@ class DpaceCumulative(Term):
     weight: Number = 1.0
     name: ClassVar[str] = "dpace_cumulative"
 
-    def __post_init__(self) -> None:
-        check_alpha(self, "OB-14")
-        check_weight(self)
-
     def coefficients(self, blocks: Blocks) -> Array:
         """Return (N, K): the smoothed prefix products."""
         return blocks.prefix_product(smoothed(self, blocks))
@@ -149,10 +138,6 @@ class DpaceContinuation(Term):
     alpha: Number = 0.5
     weight: Number = 1.0
     name: ClassVar[str] = "dpace_continuation"
-
-    def __post_init__(self) -> None:
-        check_alpha(self, "OB-14")
-        check_weight(self)
 
     def coefficients(self, blocks: Blocks) -> Array:
         """Return (N, K): sum over supervised j >= k of the factors strictly between k and j, and j's."""
@@ -191,10 +176,6 @@ class Revive(Term):
     alpha: Number = 0.5
     weight: Number = 1.0
     name: ClassVar[str] = "revive"
-
-    def __post_init__(self) -> None:
-        check_alpha(self, "OB-20")
-        check_weight(self)
 
     def coefficients(self, blocks: Blocks) -> Array:
         """Return (N, K): the tail sums of prefix products, smoothed by how dead the prefix is."""

@@ -10,13 +10,9 @@ from dspec.core.terms import (
     StopGradient,
     Term,
     by_place,
-    check_alpha,
-    check_gamma,
-    check_weight,
     mass_or_blocks,
 )
 from dspec.core.types import Array
-from dspec.errors import ConfigError, explain
 
 
 class LawTerm(Term):
@@ -30,11 +26,6 @@ class PlacedTerm(LawTerm):
     """A loss of the two laws weighted by exp(-(k - 1) / gamma)."""
 
     gamma: Any
-
-    def __post_init__(self) -> None:
-        check_gamma(self)
-        check_weight(self)
-        check_temperature(self)
 
     def coefficients(self, blocks: Blocks) -> Array:
         """Return (N, K): the decay at supervised slots."""
@@ -132,11 +123,6 @@ class Lk(PlacedTerm):
     name: ClassVar[str] = "lk"
     signals: ClassVar[tuple[str, ...]] = ("overlap", "divergence")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not all(0 <= eta < float("inf") for eta in ends(self.eta)):
-            raise ConfigError(explain("lk eta", self.eta, "a finite number >= 0", clause="OB-16"))
-
     def slopes(self, blocks: Blocks) -> dict[str, Array]:
         """Return the decay, parted between the two losses by lambda."""
         eta: Any = self.eta
@@ -212,10 +198,6 @@ class OverlapChain(LawTerm):
     sign: ClassVar[int] = -1
     signals: ClassVar[tuple[str, ...]] = ("overlap",)
 
-    def __post_init__(self) -> None:
-        check_weight(self)
-        check_temperature(self)
-
     def coefficients(self, blocks: Blocks) -> Array:
         """Return (N, K): the tail sums of the products of overlaps, over K times the slot's own."""
         log_overlap = blocks.log_overlap()
@@ -261,13 +243,6 @@ class Reach(LawTerm):
     name: ClassVar[str] = "reach"
     signals: ClassVar[tuple[str, ...]] = ("divergence",)
 
-    def __post_init__(self) -> None:
-        check_alpha(self, "OB-19")
-        check_weight(self)
-        check_temperature(self)
-        if not all(0 <= follow < float("inf") for follow in ends(self.follow)):
-            raise ConfigError(explain("reach follow", self.follow, "a finite number >= 0", clause="OB-19"))
-
     @property
     def reads_confidence(self) -> bool:  # type: ignore[override]
         """Whether the target's probability of the gold tokens plays a part."""
@@ -280,10 +255,3 @@ class Reach(LawTerm):
         if not self.reads_confidence:
             return credit
         return credit * blocks.prefix_product(follow * blocks.before(blocks.confidence()))
-
-
-def check_temperature(term: Any) -> None:
-    """ConfigError unless the term's temperature is a finite number > 0, or goes between two such."""
-    if not all(0 < temperature < float("inf") for temperature in ends(term.temperature)):
-        got, needed = term.temperature, "a finite number > 0"
-        raise ConfigError(explain(f"{term.name} temperature", got, needed, clause="OB-12"))

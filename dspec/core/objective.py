@@ -96,9 +96,9 @@ class Objective:
         return any(term.waits(self.reduction) for term in self.terms)
 
     @property
-    def schedules(self) -> tuple[str, ...]:
-        """The text of each argument that changes over a run; () if none does."""
-        return tuple(str(s) for term in self.terms for s in term.schedules().values())
+    def scheduled(self) -> bool:
+        """Whether an argument changes over a run."""
+        return any(term.schedules() for term in self.terms)
 
     def at(self, progress: Progress) -> "Objective":
         """Return the objective of one step: its numbers instead of its schedules.
@@ -118,7 +118,7 @@ class Objective:
             >>> str(Objective.parse("decay(10)+chain(0->40)").at(Progress(step=1, steps=3)))
             'decay(10)+chain(20)'
         """
-        return replace(self, terms=tuple(t.at(progress) for t in self.terms)) if self.schedules else self
+        return replace(self, terms=tuple(t.at(progress) for t in self.terms)) if self.scheduled else self
 
     def resolved(self) -> tuple[Term, ...]:
         """Return the terms with every first_error's gamma filled in from the decay beside it."""

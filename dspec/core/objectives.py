@@ -245,7 +245,7 @@ def keep_rows(
 
 def _fixed(objective: Objective) -> tuple[Term, ...]:
     """Return the terms of an objective whose arguments are all numbers."""
-    if objective.schedules:
+    if objective.scheduled:
         needed, remedy = "numbers", "take the objective of a step: objective.at(Progress(step, steps))"
         raise ConfigError(explain("objective", str(objective), needed, remedy=remedy, clause="OB-18"))
     return objective.resolved()

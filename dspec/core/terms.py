@@ -20,6 +20,16 @@ StopGradient = Callable[[Array], Array]
 REDUCTIONS = ("block_sum", "weighted_mean")
 # Keeps the mean over blocks with an error finite; the paper (LTR, eq. 10) names it but not its value.
 EPSILON = 1e-6
+INF = float("inf")
+# By the name of a term's argument: what its values must be, in words, and the clause that says so.
+RANGES: dict[str, tuple[Callable[[float], bool], str, str]] = {
+    "weight": (lambda x: 0 <= x < INF, "a finite number >= 0", "OB-6"),
+    "gamma": (lambda x: x > 0, "a number > 0; inf is uniform", "OB-2"),
+    "alpha": (lambda x: 0 <= x <= 1, "a number in [0, 1]", "OB-5"),
+    "temperature": (lambda x: 0 < x < INF, "a finite number > 0", "OB-12"),
+    "eta": (lambda x: 0 <= x < INF, "a finite number >= 0", "OB-16"),
+    "follow": (lambda x: 0 <= x < INF, "a finite number >= 0", "OB-19"),
+}
 
 
 class Term(ABC):
@@ -32,6 +42,13 @@ class Term(ABC):
     reads_law: ClassVar[bool] = False  # overlap or divergence
     reads_confidence: ClassVar[bool] = False
     weight: Any  # Number; a dataclass field of every term
+
+    def __post_init__(self) -> None:
+        """ConfigError unless every argument is in its range; of a schedule, both ends."""
+        for name, value in self.arguments().items():
+            right, needed, clause = RANGES[name]
+            if value is not None and not all(map(right, ends(value))):
+                raise ConfigError(explain(f"{self.name} {name}", value, needed, clause=clause))
 
     @abstractmethod
     def coefficients(self, blocks: Blocks) -> Array:
@@ -60,9 +77,12 @@ class Term(ABC):
 
     def schedules(self) -> dict[str, Schedule]:
         """Return its arguments that change over a run, by name."""
+        return {name: value for name, value in self.arguments().items() if isinstance(value, Schedule)}
+
+    def arguments(self) -> dict[str, Any]:
+        """Return its arguments by name, in order."""
         own: Any = self
-        values = {field.name: getattr(self, field.name) for field in fields(own)}
-        return {name: value for name, value in values.items() if isinstance(value, Schedule)}
+        return {field.name: getattr(self, field.name) for field in fields(own)}
 
 
 def by_place(term: Any, blocks: Blocks) -> Array:
@@ -103,10 +123,6 @@ class Decay(Term):
     weight: Number = 1.0
     name: ClassVar[str] = "decay"
 
-    def __post_init__(self) -> None:
-        check_gamma(self)
-        check_weight(self)
-
     def coefficients(self, blocks: Blocks) -> Array:
         """Return (N, K): the decay at supervised slots."""
         return by_place(self, blocks)
@@ -146,11 +162,6 @@ class FirstError(Term):
     name: ClassVar[str] = "first_error"
     epsilon: ClassVar[float] = EPSILON
 
-    def __post_init__(self) -> None:
-        check_weight(self)
-        if self.gamma is not None:
-            check_gamma(self)
-
     def coefficients(self, blocks: Blocks) -> Array:
         """Return (N, K): the decay at the first error."""
         gamma: Any = float("inf") if self.gamma is None else self.gamma
@@ -188,9 +199,6 @@ class Auf(Term):
 
     weight: Number = 1.0
     name: ClassVar[str] = "auf"
-
-    def __post_init__(self) -> None:
-        check_weight(self)
 
     def coefficients(self, blocks: Blocks) -> Array:
         """Return (N, K): 1 up to the first error, 0 after it."""
@@ -231,29 +239,6 @@ class Cat(Term):
     name: ClassVar[str] = "cat"
     reads_confidence: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        check_weight(self)
-
     def coefficients(self, blocks: Blocks) -> Array:
         """Return (N, K): the product of the confidences of all supervised slots before slot k."""
         return blocks.prefix_product(blocks.before(blocks.confidence()))
-
-
-def check_gamma(term: Any) -> None:
-    """ConfigError unless the term's gamma is a number > 0, or goes between two such."""
-    if not all(gamma > 0 for gamma in ends(term.gamma)):
-        got, needed = term.gamma, "a number > 0; inf is uniform"
-        raise ConfigError(explain(f"{term.name} gamma", got, needed, clause="OB-2"))
-
-
-def check_weight(term: Any) -> None:
-    """ConfigError unless the term's weight is a finite number >= 0, or goes between two such."""
-    if not all(0 <= weight < float("inf") for weight in ends(term.weight)):
-        got, needed = term.weight, "a finite number >= 0"
-        raise ConfigError(explain(f"{term.name} weight", got, needed, clause="OB-6"))
-
-
-def check_alpha(term: Any, clause: str) -> None:
-    """ConfigError unless the term's alpha is in [0, 1], or goes between two such."""
-    if not all(0 <= alpha <= 1 for alpha in ends(term.alpha)):
-        raise ConfigError(explain(f"{term.name} alpha", term.alpha, "a number in [0, 1]", clause=clause))

@@ -34,7 +34,6 @@ class MicroBatch:
     slots: mx.array
     rows: mx.array
     labels: mx.array
-    before: mx.array
     states: mx.array | None
 
     @classmethod
@@ -73,7 +72,8 @@ class MicroBatch:
         sizes = {"seq_len": blocks.tokens.shape[1], "block_size": block_size}
         mask = attention_mask(put(blocks.anchors), put(blocks.keep), **sizes)
         mx.eval(features, embeds, mask)
-        placed = {field.name: put(getattr(layout, field.name)) for field in fields(layout)}
+        rest = (field.name for field in fields(layout) if field.name != "before")  # read above
+        placed = {name: put(getattr(layout, name)) for name in rest}
         return cls(embeds=embeds, features=features, mask=mask, states=states, **placed)
 
 

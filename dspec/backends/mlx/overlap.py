@@ -27,8 +27,7 @@ from dspec.backends.mlx.workspace import (
     wide_of,
 )
 from dspec.core.overlap import RowStatistics, check_overlap
-from dspec.core.signals import SIGNALS
-from dspec.errors import ConfigError, explain
+from dspec.core.signals import SIGNALS, check_signals
 
 
 def overlap_statistics(
@@ -88,14 +87,12 @@ def overlap_statistics(
     Source: LK (arXiv 2602.23881) for the overlap as a loss; the scheme is this library's own, measured
     in benchmarks/objective_mlx.py.
     """
-    unknown = [name for name in signals if name not in SIGNALS]
-    if unknown:
-        raise ConfigError(explain("signals", unknown, "some of " + ", ".join(SIGNALS), clause="OB-12"))
+    asked = check_signals(signals)
     weight = weight_of(head)
     # Never evaluated: the check reads shapes and dtypes alone.
     like = mx.zeros(head.shape, head.dtype) if weight is None else weight
     check_overlap(hidden, like, target_hidden, labels, temperature, xp=xp or namespace)
-    wanted = tuple(name for name in SIGNALS if name in signals) if gradient else None
+    wanted = asked if gradient else None
     make = _Rows(temperature, softcap, chunk, wanted, stages)
     # Without a gradient too: through plain operations MLX would make one, and keep every logit for it.
     function = _differentiable(make, head, target_hidden, labels)

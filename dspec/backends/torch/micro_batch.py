@@ -36,7 +36,6 @@ class MicroBatch:
     slots: Tensor
     rows: Tensor
     labels: Tensor
-    before: Tensor
     states: Tensor | None
     runs: tuple[tuple[int, int], ...]
 
@@ -71,7 +70,8 @@ class MicroBatch:
             embeds = target.embed(put(blocks.inputs.reshape(rows, -1)))
         sizes = {"seq_len": blocks.tokens.shape[1], "block_size": block_size}
         mask = attention_mask(put(blocks.anchors), put(blocks.keep), **sizes)
-        placed = {field.name: put(getattr(layout, field.name)) for field in fields(layout)}
+        rest = (field.name for field in fields(layout) if field.name != "before")  # read above
+        placed = {name: put(getattr(layout, name)) for name in rest}
         return cls(
             embeds=embeds, features=features, mask=mask, states=states, runs=layout.runs(CHUNK), **placed
         )

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from dspec.backends.torch.workspace import Workspace, groups, parts, wide_of
 from dspec.core.overlap import RowStatistics, check_overlap
-from dspec.core.signals import SIGNALS
+from dspec.core.signals import SIGNALS, check_signals
 from dspec.errors import ConfigError, explain
 
 CHUNK = 256
@@ -78,14 +78,12 @@ def overlap_statistics(
     Source: LK (arXiv 2602.23881) for the overlap as a loss; the scheme is this library's own, measured
     in benchmarks/objective.py.
     """
-    unknown = [name for name in signals if name not in SIGNALS]
-    if unknown:
-        raise ConfigError(explain("signals", unknown, "some of " + ", ".join(SIGNALS), clause="OB-12"))
+    asked = check_signals(signals)
     check_overlap(hidden, head, target_hidden, labels, temperature, xp=xp or torch_namespace)
     if head.requires_grad and torch.is_grad_enabled():
         remedy = "pass head.detach(), or train with core's operation"
         raise ConfigError(explain("head", "a head that wants a gradient", "a frozen head", remedy=remedy))
-    wanted = tuple(name for name in SIGNALS if name in signals) if torch.is_grad_enabled() else ()
+    wanted = asked if torch.is_grad_enabled() else ()
     options = _Options(temperature, softcap, parts(len(hidden), chunk, None), wanted)
     constants = head.detach(), target_hidden.detach(), labels.long()
     return RowStatistics(*_OverlapStatistics.apply(hidden, *constants, options))  # type: ignore

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from dspec.backends.torch.cuda.gold import available
 from dspec.backends.torch.workspace import parts, wide_of
 from dspec.core.overlap import RowStatistics, check_overlap
-from dspec.core.signals import SIGNALS
+from dspec.core.signals import SIGNALS, check_signals
 from dspec.errors import BackendUnavailable, ConfigError, explain
 
 CHUNK = 2048
@@ -63,14 +63,12 @@ def overlap_statistics_triton(
     missing = available(hidden.device)
     if missing is not None:
         raise BackendUnavailable(explain("overlap_statistics_triton", missing, "CUDA and Triton"))
-    unknown = [name for name in signals if name not in SIGNALS]
-    if unknown:
-        raise ConfigError(explain("signals", unknown, "some of " + ", ".join(SIGNALS), clause="OB-12"))
+    asked = check_signals(signals)
     check_overlap(hidden, head, target_hidden, labels, temperature, xp=xp or torch_namespace)
     if head.requires_grad or head.dtype == torch.float64:
         needed = "a frozen head of at most float32"
         raise ConfigError(explain("head", f"{head.dtype}, requires_grad={head.requires_grad}", needed))
-    wanted = tuple(name for name in SIGNALS if name in signals) if torch.is_grad_enabled() else ()
+    wanted = asked if torch.is_grad_enabled() else ()
     options = _Options(temperature, softcap, parts(len(hidden), chunk, None), wanted)
     return RowStatistics(*_Overlap.apply(hidden, head, target_hidden.detach(), labels.long(), options))  # type: ignore
 
