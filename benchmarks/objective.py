@@ -1,7 +1,8 @@
 """Time, memory and error of training objectives, forward and backward, against plain schemes.
 
-`python benchmarks/objective.py [--quick] [--json PATH] [--check] [--only SECTION ...] [--rows N ...]`.
-Every term and preset runs on a frozen head. The floor is the products that no scheme can do without: two, and
+`python benchmarks/objective.py [--quick] [--json PATH] [--check] [--only SECTION ...] [--rows N ...]
+[--objectives NAME ...]`.
+Terms and presets run on a frozen head. The floor is the products that no scheme can do without: two, and
 a third for the target's logits where the objective reads them. Schemes are interleaved and the minimum of
 the repetitions counts; only ratios within one run mean anything. One thread, CPU time, denormal numbers
 not flushed. Goals: `GOALS`.
@@ -29,6 +30,8 @@ GOLD = (
     "uniform", "dflash", "ltr", "dpace", "dpace_cumulative", "dpace_continuation", "auf", "revive", "chain",
 )  # fmt: skip
 LAW = ("cat", "kl", "tv", "lk", "log_overlap", "overlap_chain", "reach")
+# One objective for each way through the operations: the others cost what these do but for their N x K numbers.
+PATHS = ("ltr", "cat", "reach", "overlap_chain", "lk")
 GOALS = {
     "fused over floor": 1.25,
     "fused over checkpointed": 0.55,
@@ -89,9 +92,9 @@ def run_of(scheme, problem, name, **options):
     return run
 
 
-def times(problem, repetitions):
-    """Every objective fused and checkpointed; every scheme under ltr."""
-    names = (*GOLD, *LAW) if len(problem.hidden) <= 480 else ("ltr", "reach")
+def times(problem, repetitions, names=None):
+    """Objectives fused and checkpointed; every scheme under ltr."""
+    names = names or ((*GOLD, *LAW) if len(problem.hidden) <= 480 else PATHS)
     runs = {f"floor {n}": run_of(schemes.floor, problem, "uniform", products=n) for n in (2, 3)}
     for scheme in ("naive", "recompute", "tiled"):
         runs[f"{scheme} ltr"] = run_of(getattr(schemes, scheme), problem, "ltr")
@@ -236,6 +239,7 @@ def main():
     parser.add_argument(
         "--rows", nargs="+", type=int, choices=CHUNKS, default=list(CHUNKS), help="shapes to run"
     )
+    parser.add_argument("--objectives", nargs="+", choices=(*GOLD, *LAW), help="of the section `times`")
     parser.add_argument("--repetitions", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -251,7 +255,8 @@ def main():
         problem = Problem.draw(*shape)
         case = {"shape": dict(zip(("rows", "width", "vocab", "chunk"), shape)), "sections": {}}
         for name in options.only:
-            case["sections"][name] = found = SECTIONS[name](problem, options.repetitions)
+            more = {"names": options.objectives} if name == "times" else {}
+            case["sections"][name] = found = SECTIONS[name](problem, options.repetitions, **more)
             print(
                 shape,
                 name,
