@@ -30,7 +30,7 @@ GOLD = (
     "uniform", "dflash", "ltr", "dpace", "dpace_cumulative", "dpace_continuation", "auf", "revive", "chain",
 )  # fmt: skip
 LAW = ("cat", "kl", "tv", "lk", "log_overlap", "overlap_chain", "reach")
-# One objective for each way through the operations: the others cost what these do but for their N x K numbers.
+# One objective for each way through the operations: the others differ in N x K numbers alone.
 PATHS = ("ltr", "cat", "reach", "overlap_chain", "lk")
 GOALS = {
     "fused over floor": 1.25,
