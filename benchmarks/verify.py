@@ -5,8 +5,8 @@
 Target logits (B, 16, 151,936) in float32, drafts from a law close to the target's, so that about two of 15
 stand. Everything is compared in one run: schemes are interleaved, each over the same cases, whose mean counts
 (accepted lengths differ); one thread, wall time. "read" sums both tensors of logits once. `lazy` is given the
-drafter's law, as the decode loop gives it (the draft was drawn from it); `lazy from logits` makes that law once
-more, for all slots, as transformers and the textbook do. Goals, for the first: `GOALS`.
+drafter's law, as the decode loop gives it (the draft was drawn from it); `lazy from logits` makes that law
+once more, for all slots, as transformers and the textbook do. Goals, for the first: `GOALS`.
 """
 
 import argparse
