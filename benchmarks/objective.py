@@ -124,11 +124,8 @@ def memory(problem, repetitions):
     if None in peaks.values():
         return {"ratios": {}}
     chunk, states = problem.chunk * vocab, rows * width
-    bounds = {
-        "ltr": 5 * chunk + 12 * states,
-        "reach": 13 * chunk + 12 * states,
-        "lk": 13 * chunk + 16 * states,
-    }
+    law = 13 * chunk + 12 * states
+    bounds = {"ltr": 5 * chunk + 12 * states, "reach": law, "lk": law}
     ratios = {f"fused over bound: {name}": peaks[f"fused {name}"] / bound for name, bound in bounds.items()}
     key = "fused over naive, memory" if rows > 480 else "fused over naive at few rows, memory"
     ratios[key] = peaks["fused ltr"] / peaks["naive ltr"]
