@@ -27,6 +27,9 @@ TITLES = {
     "RS-17": "Purity",
     "RS-18": "Verifiers",
     "RS-20": "Evidence",
+    "RS-21": "Block verification",
+    "RS-22": "Several drafts of a slot",
+    "RS-23": "Draft trees",
     "DL-1": "The loop",
     "DL-2": "Counts",
     "DL-3": "The cut",
@@ -37,6 +40,7 @@ TITLES = {
     "DL-8": "Failure",
     "DL-9": "Stop strings",
     "DL-10": "Acceptance along a written text",
+    "DL-11": "Tree pass",
     "RN-1": "Keys",
     "RN-2": "No key twice",
     "RN-3": "The grid",
@@ -81,6 +85,8 @@ BY_PYTEST = {
     "RS-20": "tests/test_clause_table.py",  # about reports themselves
     "RN-5": "tests/test_run_state.py",  # about training runs and their data on disk
     "NU-6": "tests/test_target_calls.py",  # a setting of a framework while a real model runs
+    "RS-23": "tests/test_tree_law.py",  # the checks decode blocks; trees have their own enumeration
+    "DL-11": "tests/test_tree_sessions.py",  # masks and positions of real models
     "DL-10": "tests/test_replay_law.py",  # about texts that are there already: nothing is decoded
     # What decides without a law, and what only models on disk and whole requests show.
     "RN-6": "tests/test_block_engine.py",
