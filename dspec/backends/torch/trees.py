@@ -10,14 +10,18 @@ from dspec.core.tree import Tree
 from dspec.errors import BackendUnavailable, explain
 
 ATTENTION = ("sdpa", "eager")  # kernels that take any mask; flash attention takes none, flex its own kind
-# A node after its own sibling: seen, or counted as a position, it would change the node's state.
-PROBE, PROBE_PATH = Tree(tokens=(1, 2, 1), parents=(0, 0, 2)), (0, 2, 3)
+# A path behind two siblings of its first node: seen, or counted as positions, they would change its states.
+PROBE, PROBE_PATH = Tree(tokens=(5, 6, 7, 8, 9, 10), parents=(0, 0, 0, 3, 4, 5)), (0, 3, 4, 5, 6)
+PROBE_ANCHOR = 4
+# Mean difference of states, relative: 0.14 and more on ten small models with a wrong position or mask, below
+# 0.01 by rounding in bfloat16; between them, so that one expert that rounding routes elsewhere is no fault.
+SAME = 0.05
 
 
 def refuse_unless_trees(model: Any) -> None:
     """Raise unless the model reads draft trees: takes a position and a mask a node, and obeys them.
 
-    Two passes over four tokens: the nodes of a path beside another branch, and the path alone.
+    Two passes over seven tokens at most: the nodes of a path beside other branches, and the path alone.
 
     Spec: DL-11.
 
@@ -32,7 +36,9 @@ def refuse_unless_trees(model: Any) -> None:
         got = f"attention {config._attn_implementation!r}"
         _refuse(model, got, "one of " + ", ".join(map(repr, ATTENTION)) + ", which take a mask of any form")
     body, device = model.get_decoder(), model.get_input_embeddings().weight.device
-    ids = torch.tensor([[0, *PROBE.tokens]], device=device)
+    # Ids above those of padding, whose embedding may be zero, where the vocabulary has them.
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    ids = torch.tensor([[token % vocabulary for token in (PROBE_ANCHOR, *PROBE.tokens)]], device=device)
     states = []
     with torch.no_grad():
         for some, layout in ((ids, tree_layout(model, PROBE, 0)), (ids[:, PROBE_PATH], {})):
@@ -40,8 +46,7 @@ def refuse_unless_trees(model: Any) -> None:
             found = body(input_ids=some, past_key_values=cache, use_cache=True, **layout)
             states.append(found.last_hidden_state.float())
     beside, alone = states[0][:, PROBE_PATH], states[1]
-    # Up to the rounding of half-width numbers, as `target_checks` compares.
-    if not (beside - alone).abs().max() <= 0.02 * alone.abs().max():
+    if not (beside - alone).abs().mean() <= SAME * alone.abs().mean():
         _refuse(model, "other states in a tree than along its path", "positions and masks that are obeyed")
 
 
