@@ -65,7 +65,7 @@ def oracle_tokens(target, drafter, settings, budget, limit, seed):
         emitted += verify_tree(
             lambda drafts, context=context: laws([*context, *drafts]),
             nodes,
-            lambda node, position=len(context) - 1: close(position, node),
+            lambda node, context=context: close(len(context) - 1, node),
             draw=draw_two_level,
         )
     return cut(emitted, max_new_tokens=limit, eos={5})
@@ -73,7 +73,9 @@ def oracle_tokens(target, drafter, settings, budget, limit, seed):
 
 @pytest.mark.clause("RS-1", "RS-10", "RS-13", "RN-1")
 @pytest.mark.parametrize("budget", [1, 3, 12])
-@pytest.mark.parametrize("settings", [{"temperature": 1.0}, {"temperature": 0.7, "top_p": 0.9, "min_p": 0.02}])
+@pytest.mark.parametrize(
+    "settings", [{"temperature": 1.0}, {"temperature": 0.7, "top_p": 0.9, "min_p": 0.02}]
+)
 def test_sampled_requests_are_the_oracles_token_by_token(engine, settings, budget):
     for seed in range(12):
         out = engine.generate(PROMPT, max_new_tokens=20, seed=seed, decoder=Tree(budget), **settings)
@@ -92,10 +94,14 @@ def test_greedy_output_is_that_of_plain_decoding(engine, budget):
 def test_n_drafted_is_the_depth_and_more_nodes_never_emit_less(engine):
     taus = []
     for budget in (1, 4, 16, 64):
-        many = engine.generate([PROMPT] * 8, max_new_tokens=60, temperature=1.0, ignore_eos=True, decoder=Tree(budget))
+        many = engine.generate(
+            [PROMPT] * 8, max_new_tokens=60, temperature=1.0, ignore_eos=True, decoder=Tree(budget)
+        )
         stats = [out.stats for out in many]
         for one in stats:
-            assert all(0 <= n <= k <= min(K, budget) for n, k in zip(one.n_accepted, one.n_drafted, strict=True))
+            assert all(
+                0 <= n <= k <= min(K, budget) for n, k in zip(one.n_accepted, one.n_drafted, strict=True)
+            )
             assert len(one.alpha) <= K and all(0 <= a <= 1 for a in one.alpha if a == a)
         taus.append(np.mean([one.tau for one in stats]))
     assert taus[0] < taus[1] < taus[2] < taus[3]
@@ -108,7 +114,9 @@ def test_a_pass_waits_twice_and_reads_no_key_twice():
     target, drafter = tables()
     ops, stream = CountingOps(NumpyOps()), LoggedStream(4)
     judge = RequestTreeJudge(RequestJudge(ops, GREEDY, Sampling(temperature=1.0), stream, K), 12)
-    steps = list(decode(target.session(), drafter.session(target), judge, PROMPT, Limits(30), one_pass=tree_pass))
+    steps = list(
+        decode(target.session(), drafter.session(target), judge, PROMPT, Limits(30), one_pass=tree_pass)
+    )
     assert len(steps) > 5 and ops.reads == 1 + 2 * (len(steps) - 1)
     assert len(set(stream.log)) == len(stream.log)
 
@@ -185,7 +193,9 @@ def test_a_drafter_of_the_library_makes_trees():
     ):
         assert plain.tokens == tree.tokens == one.tokens
         assert tree.stats.seconds["target"] > 0 < tree.stats.seconds["drafter"]
-    again = [engine.generate(prompts[0], max_new_tokens=24, temperature=1.0, seed=6, decoder=Tree()) for _ in "ab"]
+    again = [
+        engine.generate(prompts[0], max_new_tokens=24, temperature=1.0, seed=6, decoder=Tree()) for _ in "ab"
+    ]
     assert again[0].tokens == again[1].tokens
     assert engine.generate(prompts[0], max_new_tokens=1, decoder=Tree()).stats.n_drafted == ()
 
@@ -223,7 +233,7 @@ def test_what_cannot_be_done_is_refused_at_the_call(engine):
     with pytest.raises(ConfigError, match="alone"):
         engine.generate(PROMPT, decoder=Tree(), policy="one_hot")
     slots = Engine(target, TableDrafter(drafter.table, autoregressive=True), NumpyOps())
-    with pytest.raises(ConfigError, match="slot by slot.*Speculative.*DL-11"):
+    with pytest.raises(ConfigError, match=r"slot by slot.*Speculative.*DL-11"):
         slots.generate(PROMPT, max_new_tokens=9, decoder=Tree())
 
 

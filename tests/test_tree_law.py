@@ -1,4 +1,4 @@
-"""Draft trees: which prefixes they hold, and the joint law of what they emit, as fractions, tolerance zero."""
+"""Draft trees: which prefixes they hold, and the joint law of what they emit, tolerance zero."""
 
 import math
 import random
@@ -41,7 +41,9 @@ def raw_laws(world, anchor):
 
 def tree_of(laws, budget):
     ranks = [sorted(range(len(law)), key=lambda i, law=law: (-law[i], i))[:budget] for law in laws]
-    logs = [[math.log(law[i]) if law[i] else -math.inf for i in row] for law, row in zip(laws, ranks, strict=True)]
+    logs = [
+        [math.log(law[i]) if law[i] else -math.inf for i in row] for law, row in zip(laws, ranks, strict=True)
+    ]
     return best_first(logs, ranks, budget)
 
 
@@ -174,7 +176,9 @@ def test_its_size_does_not_hang_on_the_laws():
     sure = [[0.0, -math.inf, -math.inf]] * 3
     assert len(best_first(sure, [[0, 1, 2]] * 3, 20).tokens) == 20
     assert len(best_first(sure[:1], [[0, 1, 2]], 20).tokens) == 3, "there are no more"
-    assert best_first(sure, [[0, 1, 2]] * 3, 3) == Tree((0, 0, 0), (0, 1, 2)), "a chain where nothing is in doubt"
+    assert best_first(sure, [[0, 1, 2]] * 3, 3) == Tree((0, 0, 0), (0, 1, 2)), (
+        "a chain where nothing is in doubt"
+    )
 
 
 def test_the_search_does_not_make_all_prefixes():

@@ -1,4 +1,4 @@
-"""Sessions read draft trees: every node as a text of its own, and what is kept as if it alone had been read."""
+"""Sessions read draft trees: every node as a text of its own; what is kept, as if it alone had been read."""
 
 import random
 
@@ -57,7 +57,7 @@ CASES += [(kind, "eager") for kind in ("qwen3", "mistral_sliding", "gemma3")]
 @pytest.mark.clause("RS-15", "DL-4")
 @pytest.mark.parametrize(("kind", "attention"), CASES)
 def test_nodes_are_scored_after_their_own_path_and_only_what_stands_is_kept(kind, attention):
-    """Past the sliding windows, trees and blocks and rewinds in turn, against transformers without a cache."""
+    """Past the sliding windows; trees, blocks and rewinds in turn, against transformers without a cache."""
     dice = random.Random(13)
     target = open_target(kind, attention)
     target.check_trees()
@@ -116,7 +116,10 @@ def test_wrong_masks_and_positions_are_noticed(wrong, monkeypatch):
     kind = "mistral_sliding" if wrong == "windows by number" else "qwen3"
     target = open_target(kind, "sdpa")
     if wrong != "windows by number":  # the probe is shorter than a window
-        with monkeypatch.context() as patch, pytest.raises(BackendUnavailable, match="other states in a tree"):
+        with (
+            monkeypatch.context() as patch,
+            pytest.raises(BackendUnavailable, match="other states in a tree"),
+        ):
             patch.setattr(trees, "tree_layout", layout)
             target.check_trees()
     monkeypatch.setattr("dspec.backends.torch.target_session.tree_layout", layout)
@@ -211,5 +214,5 @@ def test_attention_without_masks_of_any_form_is_refused():
 @pytest.mark.mlx
 @pytest.mark.parametrize("kind", ["qwen3", "qwen3_5"])
 def test_mlx_refuses_trees_and_says_why(kind):
-    with pytest.raises(BackendUnavailable, match="one offset a pass.*Speculative.*DL-11"):
+    with pytest.raises(BackendUnavailable, match=r"one offset a pass.*Speculative.*DL-11"):
         tiny_models.opened(kind, ROOMS["mlx"]).check_trees()

@@ -97,7 +97,7 @@ def best_first(log_probs: Sequence[Sequence[float]], ids: Sequence[Sequence[int]
     parents: list[int] = []
     # Cost, depth and ids order the nodes; behind them, where a node hangs: parent, its cost, and the rank.
     cost, token = slots[0][0]
-    heap = [(cost, 1, (token,), 0, 0.0, 0)]
+    heap: list[tuple[float, int, tuple[int, ...], int, float, int]] = [(cost, 1, (token,), 0, 0.0, 0)]
     while heap and len(tokens) < budget:
         cost, depth, path, parent, above, rank = heappop(heap)
         tokens.append(path[-1])

@@ -1,4 +1,4 @@
-"""Draft trees as sets of prefixes: the reading of RS-23. A node is the tuple of drafts from the anchor to it."""
+"""Draft trees as sets of prefixes: the reading of RS-23. A node is the drafts from the anchor to it."""
 
 from collections.abc import Callable, Sequence
 from itertools import product
@@ -38,7 +38,11 @@ def likeliest_prefixes(laws: Sequence[Law], budget: int) -> list[Prefix]:
 
 
 def verify_tree(
-    target: Callable[[Prefix], Law], nodes: Sequence[Prefix], uniforms: Callable[[int], Any], *, draw: Draw = draw
+    target: Callable[[Prefix], Law],
+    nodes: Sequence[Prefix],
+    uniforms: Callable[[int], Any],
+    *,
+    draw: Draw = draw,
 ) -> list[int]:
     """Return the tokens that a pass over a tree emits.
 
