@@ -1,9 +1,13 @@
 """Requests decoded by draft trees: output, counts, waits and refusals."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 import dspec.decoders
+from dspec import cli
 from dspec.backends.judge import RequestJudge
 from dspec.backends.numpy import NumpyOps, TableDrafter, TableTarget
 from dspec.backends.tree_judge import RequestTreeJudge
@@ -26,6 +30,7 @@ from tests.rooms import ROOMS
 from tests.tiny_drafters import config_for, fresh
 
 pytestmark = pytest.mark.clause("RS-23", "DL-11")
+GOLDEN = Path(__file__).parent / "golden" / "dflash_tiny"
 V, K = 6, 4
 PROMPT = [0, 1]
 
@@ -264,3 +269,16 @@ def test_the_command_line_knows_trees():
     assert build_decoder("tree", {}).budget == 32
     with pytest.raises(ConfigError, match="--budget"):
         build_decoder("speculative", {"budget": 8})
+
+
+def test_trees_at_the_command_line(capsys):
+    words = ["generate", str(GOLDEN / "target"), "--prompt-ids", "101 101 100", "--json", "--backend", "cpu"]
+    words += ["--max-new-tokens", "24"]
+    tree = ["--drafter", str(GOLDEN / "drafter"), "--decoder", "tree", "--budget", "16"]
+    assert cli.run([*words, *tree]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert cli.run(words) == 0
+    assert json.loads(capsys.readouterr().out)["tokens"] == found["tokens"]
+    assert sum(found["n_emitted"]) >= 23 and len(found["n_emitted"]) < 23
+    assert cli.run([*words, "--decoder", "tree"]) == 2
+    assert "a drafter: this engine has none" in capsys.readouterr().err

@@ -110,7 +110,7 @@ def test_wrong_masks_and_positions_are_noticed(wrong, monkeypatch):
         if wrong == "windows by number":
             places = torch.arange(start + n)
             window = places[start:, None] - places[None] < tiny_models.WINDOW
-            mask = window & torch.cat([mask[:, :start], torch.tensor(ancestors(tree))], dim=1)
+            mask = window & torch.cat([mask[:, :start], torch.from_numpy(ancestors(tree))], dim=1)
         return made | {"attention_mask": mask[None, None]}
 
     kind = "mistral_sliding" if wrong == "windows by number" else "qwen3"
@@ -199,7 +199,7 @@ def test_a_tree_that_was_not_kept_leaves_nothing(session):
 
 
 def test_nodes_see_themselves_and_their_ancestors():
-    seen = np.array(ancestors(Tree((4, 5, 6, 7), (0, 0, 2, 1))))
+    seen = ancestors(Tree((4, 5, 6, 7), (0, 0, 2, 1)))
     ways = [(0,), (0, 1), (0, 2), (0, 2, 3), (0, 1, 4)]
     assert [tuple(np.flatnonzero(row)) for row in seen] == ways
 

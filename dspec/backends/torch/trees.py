@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dspec.backends.torch.cache import KeyValueCache
@@ -73,7 +75,7 @@ def tree_layout(model: Any, tree: Tree, start: int) -> dict[str, Any]:
     weight = model.get_input_embeddings().weight
     # Nothing is queued here: the pass has just waited for the tokens that the tree is made of.
     own = torch.tensor([[0, *tree.depths]], device=weight.device) + start
-    above = torch.tensor(ancestors(tree), device=weight.device)
+    above = torch.from_numpy(ancestors(tree)).to(weight.device)
     before = torch.arange(start, device=weight.device)[None]
     seen = torch.cat([above.new_ones(own.shape[1], start), above], dim=1)
     age = own[0, :, None] - torch.cat([before, own], dim=1)
@@ -92,7 +94,7 @@ def tree_layout(model: Any, tree: Tree, start: int) -> dict[str, Any]:
     return {"position_ids": own, "attention_mask": masks if len(kinds) > 1 else masks[kinds[0]]}
 
 
-def ancestors(tree: Tree) -> list[list[bool]]:
+def ancestors(tree: Tree) -> NDArray[np.bool_]:
     """Return (N + 1, N + 1): whether the node of a row sees that of a column, itself or an ancestor.
 
     Spec: DL-11.
@@ -101,16 +103,16 @@ def ancestors(tree: Tree) -> list[list[bool]]:
         tree: the nodes after the anchor.
 
     Returns:
-        Rows in the order of the nodes.
+        Rows and columns in the order of the nodes, the anchor first.
 
     Example:
-        >>> ancestors(Tree((5, 6), (0, 0)))
-        [[True, False, False], [True, True, False], [True, False, True]]
+        >>> ancestors(Tree((5, 6), (0, 0))).astype(int).tolist()
+        [[1, 0, 0], [1, 1, 0], [1, 0, 1]]
     """
-    rows = [[True] + [False] * len(tree.tokens)]
+    seen = np.eye(len(tree.tokens) + 1, dtype=np.bool_)
     for number, parent in enumerate(tree.parents, 1):
-        rows.append([*rows[parent][:number], True, *rows[parent][number + 1 :]])
-    return rows
+        seen[number] |= seen[parent]
+    return seen
 
 
 def _kinds(config: Any) -> list[str]:
