@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -39,17 +40,12 @@ class RequestJudge:
 
     def first(self, scores: Scores, position: int) -> int:
         """Return the token after the prompt, drawn at the key of the last prompt position."""
-        xp = self.ops.xp
-        logits = widen(scores.logits[:, -1, :], xp=xp)
-        if self.policy is GREEDY:
-            token = xp.argmax(logits, axis=-1)
-        else:
+        logits = scores.logits[:, -1, :]
+        close = None
+        if self.policy is not GREEDY:
             close = self._uniforms(Purpose.CLOSE, position, (1, 1, 2))[:, 0, :]
-            token = draw(warp(logits, self.sampling, xp=xp), close, xp=xp)
-        sound = xp.isfinite(xp.max(logits, axis=-1))
-        return self._read(Verdict(xp.where(sound, 0, -1), xp.astype(token, xp.int32)[:, None]), position)[1][
-            0
-        ]
+        verdict = first_tokens(logits, self.sampling, close, xp=self.ops.xp)
+        return self._read(verdict, position)[1][0]
 
     def rule(self, position: int) -> Callable[..., Draft]:
         """Return the drafting rule of the pass whose anchor is at `position`."""
@@ -84,11 +80,55 @@ class RequestJudge:
         packed = xp.concat([xp.astype(verdict.n_accepted, xp.int32)[:, None], verdict.tokens], axis=1)
         n_accepted, *tokens = self.ops.to_host(packed)[0]
         if n_accepted < 0:
-            where = f"request {self.stream.request}, pass at position {position}"
-            got = "a law with NaN, +inf, a negative entry or no mass"
-            remedy = "Check the model's weights and dtype; nothing was emitted from this pass."
-            raise NumericsError(explain(where, got, "finite logits", remedy=remedy, clause="RS-16"))
+            raise malformed(self.stream, position)
         return n_accepted, tokens
+
+
+def first_tokens(
+    logits: Array, policy: Policy, sampling: Sampling, close: Array | None, *, xp: Any
+) -> Verdict:
+    """Return the tokens after some prompts, as verdicts of no drafts.
+
+    Spec: DL-1, RS-9, RS-13, RS-16.
+
+    Args:
+        logits: (B, V) after the last token of each prompt.
+        sampling: settings of all of them.
+        close: (B, 2) uniforms; None: the policy is greedy and draws nothing.
+        xp: array namespace of all arrays.
+
+    Returns:
+        n_accepted 0, or -1 where a law is malformed, and tokens (B, 1).
+
+    Example:
+        >>> import array_api_compat.numpy as xp
+        >>> first_tokens(np.array([[0.0, 1.0]]), Sampling(), None, xp=xp).tokens.tolist()
+        [[1]]
+    """
+    logits = widen(logits, xp=xp)
+    greedy = close is None
+    token = xp.argmax(logits, axis=-1) if greedy else draw(warp(logits, sampling, xp=xp), close, xp=xp)
+    sound = xp.isfinite(xp.max(logits, axis=-1))
+    return Verdict(xp.where(sound, 0, -1), xp.astype(token, xp.int32)[:, None])
+
+
+def malformed(stream: Stream, position: int) -> NumericsError:
+    """Return the error of a pass whose law is none.
+
+    Spec: RS-16.
+
+    Args:
+        stream: key of the request.
+        position: the anchor's.
+
+    Example:
+        >>> str(malformed(Stream(0, 3), 7)).split(":")[0]
+        'request 3, pass at position 7'
+    """
+    where = f"request {stream.request}, pass at position {position}"
+    got = "a law with NaN, +inf, a negative entry or no mass"
+    remedy = "Check the model's weights and dtype; nothing was emitted from this pass."
+    return NumericsError(explain(where, got, "finite logits", remedy=remedy, clause="RS-16"))
 
 
 class NoDrafter:

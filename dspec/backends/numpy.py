@@ -13,6 +13,7 @@ import array_api_compat.numpy as xp
 import numpy as np
 from numpy.typing import NDArray
 
+from dspec.backends.table_batch import TableDrafterBatch, TableTargetBatch
 from dspec.core.types import Array, Draft, Scores
 from dspec.errors import ShapeError, explain
 
@@ -76,6 +77,10 @@ class TableTarget:
     def session(self, *, layer_ids: Sequence[int] = (), capacity: int = 0) -> "TableTargetSession":
         """Return an empty session; a table has no layers to tap and no cache to size."""
         return TableTargetSession(self.table)
+
+    def batch(self, *, rows: int, layer_ids: Sequence[int] = (), capacity: int = 0) -> TableTargetBatch:
+        """Return an empty session of several requests."""
+        return TableTargetBatch(self.table, rows)
 
 
 class TableTargetSession:
@@ -143,6 +148,10 @@ class TableDrafter:
     def session(self, target: TableTarget, *, capacity: int = 0) -> "TableDrafterSession":
         """Return an empty session."""
         return TableDrafterSession(self)
+
+    def batch(self, target: TableTarget, *, rows: int, capacity: int = 0) -> TableDrafterBatch:
+        """Return an empty session of several requests."""
+        return TableDrafterBatch(self.table, rows, autoregressive=self.autoregressive)
 
 
 class TableDrafterSession:

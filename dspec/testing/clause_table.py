@@ -37,6 +37,7 @@ TITLES = {
     "DL-8": "Failure",
     "DL-9": "Stop strings",
     "DL-10": "Acceptance along a written text",
+    "DL-12": "Batches",
     "RN-1": "Keys",
     "RN-2": "No key twice",
     "RN-3": "The grid",
@@ -82,6 +83,7 @@ BY_PYTEST = {
     "RN-5": "tests/test_run_state.py",  # about training runs and their data on disk
     "NU-6": "tests/test_target_calls.py",  # a setting of a framework while a real model runs
     "DL-10": "tests/test_replay_law.py",  # about texts that are there already: nothing is decoded
+    "DL-12": "tests/test_batch.py",  # about many requests and the rows they share
     # What decides without a law, and what only models on disk and whole requests show.
     "RN-6": "tests/test_block_engine.py",
     "SS-1": "tests/test_block_models.py",
