@@ -62,10 +62,12 @@ def open_batch(target: Any, ops: ArrayOps, jobs: Sequence[Job], rows: int) -> tu
         return None
     layer_ids = () if drafter is None else drafter.layer_ids
     opened = of_target(rows=rows, layer_ids=layer_ids, capacity=capacity)
-    beside: Any = NoDrafterBatch(ops, rows)
-    if opened is not None and of_drafter is not None:
-        beside = of_drafter(target, rows=rows, capacity=capacity)
-    return None if opened is None or beside is None else (opened, beside)
+    if opened is None:
+        return None
+    if drafter is None:
+        return opened, NoDrafterBatch(ops, rows)
+    beside = of_drafter(target, rows=rows, capacity=capacity)
+    return None if beside is None else (opened, beside)
 
 
 def batch_chunks(

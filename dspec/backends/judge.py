@@ -84,9 +84,7 @@ class RequestJudge:
         return n_accepted, tokens
 
 
-def first_tokens(
-    logits: Array, policy: Policy, sampling: Sampling, close: Array | None, *, xp: Any
-) -> Verdict:
+def first_tokens(logits: Array, sampling: Sampling, close: Array | None, *, xp: Any) -> Verdict:
     """Return the tokens after some prompts, as verdicts of no drafts.
 
     Spec: DL-1, RS-9, RS-13, RS-16.
