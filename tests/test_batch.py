@@ -92,7 +92,9 @@ def test_a_stopped_row_is_free_for_the_next_and_rows_fill_in_the_order_asked(mon
         lambda self, row, ids: [seated.append((row, len(ids))), prefill(self, row, ids)][1],
     )
     monkeypatch.setattr(
-        table_batch.TableTargetBatch, "score", lambda self, *a: [passes.append(0), score(self, *a)][1]
+        table_batch.TableTargetBatch,
+        "score",
+        lambda self, *a, **k: [passes.append(0), score(self, *a, **k)][1],
     )
     prompts = ["a" * n for n in range(1, 8)]
     settings = {**HOT, "max_new_tokens": 60, "ignore_eos": True}
@@ -130,7 +132,7 @@ def test_any_other_failure_ends_all_and_the_next_call_begins_anew(monkeypatch):
     engine, prompts = tables(), ragged(5)
     before = engine.generate(prompts, max_new_tokens=12)
     with monkeypatch.context() as patch:
-        patch.setattr(table_batch.TableDrafterBatch, "propose", lambda *a: 1 / 0)
+        patch.setattr(table_batch.TableDrafterBatch, "propose", lambda *a, **k: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             engine.generate(prompts, max_new_tokens=12)
     assert [o.tokens for o in engine.generate(prompts, max_new_tokens=12)] == [o.tokens for o in before]

@@ -29,7 +29,7 @@ def swapped_anchors(patch):
     patch.setattr(
         table_batch.TableDrafterBatch,
         "propose",
-        lambda self, anchors, *rest: plain(self, list(anchors)[::-1], *rest),
+        lambda self, anchors, *rest, **rows: plain(self, list(anchors)[::-1], *rest, **rows),
     )
 
 
@@ -135,6 +135,8 @@ def test_no_prompts_are_no_chunks_and_own_settings_go_before_shared_ones():
         (lambda: batch_checks.check_prompt_row(1, [0, 3]), "row 1 with 3 positions"),
         (lambda: batch_checks.check_rewind_rows([1], [1, 2]), "lengths: got 1 rows"),
         (lambda: batch_checks.check_rewind_rows([1, -1], [1, 2]), r"lengths\[1\]: got -1"),
+        (lambda: batch_checks.check_window(1, 2, 2), "rows of a pass: got 2 rows from row 1 on"),
+        (lambda: batch_checks.check_window(0, 0, 2), "rows of a pass: got 0 rows"),
         (lambda: scored([0], (2, 3)), "score: got 1 anchors"),
         (lambda: scored([0, 0], (1, 3)), "score: got"),
         (lambda: scored([0, 9], (2, 3)), r"anchors\[1\]: got 9"),
@@ -159,4 +161,5 @@ def scored(anchors, shape):
 
 def proposed(anchors, positions, shape=(2, 2, 5)):
     sizes = {"capacity": 10, "block_size": 4, "vocab_size": 9}
-    batch_checks.check_proposal_rows(anchors, positions, np.zeros(shape), [1, 3], **sizes)
+    added = batch_checks.check_features(np.zeros(shape), 2, 4)
+    batch_checks.check_proposal_rows(anchors, positions, [1, 3], [added] * 2, **sizes)

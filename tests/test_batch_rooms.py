@@ -60,17 +60,18 @@ def test_rows_after_random_rewinds_equal_the_model_without_a_cache(name, kind):
                 logits, states = whole(kind, read[row])
                 assert_near(room, scores.logits[0], logits[-1:])
                 assert_near(room, scores.features[0], side_by_side(states))
-        count = dice.randint(1, 5)
-        blocks = [dice.choices(IDS, k=count) for _ in range(rows)]
-        drafts = room.array(np.array([block[1:] for block in blocks], dtype=np.int32).reshape(rows, -1))
-        scores = batch.score([block[0] for block in blocks], drafts)
-        for row in range(rows):
+        count, first = dice.randint(1, 5), dice.randrange(rows)
+        blocks = [dice.choices(IDS, k=count) for _ in range(dice.randint(1, rows - first))]
+        drafts = np.array([block[1:] for block in blocks], dtype=np.int32).reshape(len(blocks), -1)
+        scores = batch.score([block[0] for block in blocks], room.array(drafts), first=first)
+        for i, block in enumerate(blocks):
+            row = first + i
             if read[row]:
-                logits, states = whole(kind, read[row] + blocks[row])
-                assert_near(room, scores.logits[row], logits[len(read[row]) :])
-                assert_near(room, scores.features[row], side_by_side(states)[len(read[row]) :])
+                logits, states = whole(kind, read[row] + block)
+                assert_near(room, scores.logits[i], logits[len(read[row]) :])
+                assert_near(room, scores.features[i], side_by_side(states)[len(read[row]) :])
                 keep = dice.randint(max(0, len(read[row]) - 3), min(len(read[row]) + count, 30))
-                read[row] = [] if dice.random() < 0.2 else (read[row] + blocks[row])[:keep]
+                read[row] = [] if dice.random() < 0.2 else (read[row] + block)[:keep]
         batch.rewind([len(one) for one in read])
         assert batch.lengths == [len(one) for one in read]
 
@@ -124,9 +125,9 @@ def unread(patch, kind, name):
     """A method inside of which nothing may be read back."""
     inner = getattr(kind, name)
 
-    def call(self, *args):
+    def call(self, *args, **rows):
         with NoWaiting():
-            return inner(self, *args)
+            return inner(self, *args, **rows)
 
     patch.setattr(kind, name, call)
 
@@ -216,11 +217,11 @@ def test_rows_that_swap_their_lengths_in_a_pass_are_seen(room, module, kind, nam
     kind = getattr(getattr(room, module), kind)
     plain = getattr(kind, name)
 
-    def wrong(self, *args):
+    def wrong(self, *args, **rows):
         with monkeypatch.context() as patch:
             patch.setattr(room.row_cache, "Places", lambda *a, **k: rolled(room, places(*a, **k)))
             patch.setattr(getattr(room, module), "Places", room.row_cache.Places)
-            return plain(self, *args)
+            return plain(self, *args, **rows)
 
     places = room.row_cache.Places
     monkeypatch.setattr(kind, name, wrong)

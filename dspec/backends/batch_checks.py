@@ -69,6 +69,29 @@ def check_rewind_rows(lengths: Sequence[int], held: Sequence[int]) -> list[int]:
     return [min(old, new) for old, new in zip(held, lengths)]
 
 
+def check_window(first: int, count: int, rows: int) -> slice:
+    """Return the rows of a pass, from the first on.
+
+    Spec: DL-12.
+
+    Args:
+        first: number of the first row.
+        count: rows of the pass.
+        rows: of the batch.
+
+    Raises:
+        ShapeError: no rows, or some that are not there.
+
+    Example:
+        >>> check_window(1, 2, 3)
+        slice(1, 3, None)
+    """
+    if count < 1 or not 0 <= first <= rows - count:
+        got = f"{count} rows from row {first} on"
+        raise ShapeError(explain("rows of a pass", got, f"at least one of {rows}", clause="DL-12"))
+    return slice(first, first + count)
+
+
 def check_score_rows(
     anchors: Sequence[int], draft_tokens: Any, lengths: Sequence[int], *, capacity: int, vocab_size: int
 ) -> None:
@@ -77,9 +100,9 @@ def check_score_rows(
     Spec: DL-12, NT-3, NT-4.
 
     Args:
-        anchors: an id a row.
+        anchors: an id a row of the pass.
         draft_tokens: (B, K) array; only its shape is read, its ids stay on the device.
-        lengths: committed positions of the rows.
+        lengths: committed positions of these rows.
         capacity: most positions of a row.
         vocab_size: V.
 
@@ -95,11 +118,37 @@ def check_score_rows(
     check_room(max(lengths) + shape[1] + 1, capacity)
 
 
+def check_features(features: Any, rows: int, block_size: int) -> int:
+    """Return R, positions a row that the features of the last pass stand for; 0: there are none.
+
+    Spec: DL-12, NT-4.
+
+    Args:
+        features: (B, R, F) array, or None; only its shape is read.
+        rows: B, rows of the last proposal.
+        block_size: 1 + K; the block overwrites what stands past the anchor, so R is at most that.
+
+    Raises:
+        ShapeError: another shape.
+
+    Example:
+        >>> check_features(None, 2, 4)
+        0
+    """
+    if features is None:
+        return 0
+    shape = tuple(features.shape)
+    if len(shape) != 3 or shape[0] != rows or shape[1] > block_size:
+        needed = f"({rows}, R <= {block_size}, F)"
+        raise ShapeError(explain("features", shape, needed, clause="NT-4"))
+    return int(shape[1])
+
+
 def check_proposal_rows(
     anchors: Sequence[int],
     positions: Sequence[int],
-    features: Any,
     lengths: Sequence[int],
+    reach: Sequence[int],
     *,
     capacity: int,
     block_size: int,
@@ -110,18 +159,17 @@ def check_proposal_rows(
     Spec: DL-5, DL-12, NT-3, NT-4.
 
     Args:
-        anchors: an id a row.
+        anchors: an id a row of the pass.
         positions: of the anchors.
-        features: (B, R, F) array, R at most the block size, or None; only its shape is read.
-        lengths: context positions that the rows hold.
+        lengths: context positions that these rows hold.
+        reach: positions that new features add to each of them.
         capacity: most positions of a row.
         block_size: 1 + K.
         vocab_size: V.
 
     Raises:
-        ShapeError: another number of rows, more features than slots (the block overwrites what stands
-            past the anchor), a gap before an anchor, a position that is context already, or an anchor
-            outside the vocabulary.
+        ShapeError: another number of positions, a gap before an anchor, a position that is context
+            already, or an anchor outside the vocabulary.
         ConfigError: more positions than the capacity.
     """
     rows = len(lengths)
@@ -129,13 +177,9 @@ def check_proposal_rows(
         got = f"{len(anchors)} anchors, {len(positions)} positions"
         raise ShapeError(explain("propose", got, f"{rows} of both", clause="DL-12"))
     check_ids(anchors, vocab_size, "anchors")
-    shape = (rows, 0, 0) if features is None else tuple(features.shape)
-    if len(shape) != 3 or shape[0] != rows or shape[1] > block_size:
-        needed = f"({rows}, R <= {block_size}, F)"
-        raise ShapeError(explain("features", shape, needed, clause="NT-4"))
-    for row, (length, position) in enumerate(zip(lengths, positions)):
-        if not length <= position <= length + shape[1]:
-            needed = f"{length}..{length + shape[1]}, what the row holds and its features reach"
+    for row, (length, position, added) in enumerate(zip(lengths, positions, reach)):
+        if not length <= position <= length + added:
+            needed = f"{length}..{length + added}, what the row holds and its features reach"
             raise ShapeError(explain(f"positions[{row}]", position, needed, clause="DL-5"))
     check_room(max(positions) + block_size, capacity)
 

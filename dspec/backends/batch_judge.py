@@ -240,11 +240,17 @@ class NoDrafterBatch:
         """Take no features in."""
 
     def propose(
-        self, anchors: Sequence[int], positions: Sequence[int], features: object, rule: object
+        self,
+        anchors: Sequence[int],
+        positions: Sequence[int],
+        features: object,
+        rule: object,
+        *,
+        first: int = 0,
     ) -> Draft:
-        """Return a draft of no tokens in every row."""
-        self.lengths = list(positions)
-        return Draft(self._nothing)
+        """Return a draft of no tokens in the rows from `first` on."""
+        self.lengths[first : first + len(positions)] = positions
+        return Draft(self._nothing[: len(positions)])
 
     def rewind(self, lengths: Sequence[int]) -> None:
         """Forget positions."""

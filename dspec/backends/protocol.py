@@ -126,7 +126,8 @@ class DrafterSession(Protocol):
 class TargetBatch(Protocol):
     """The target and its cache, for several requests of uneven length: one a row.
 
-    A row without a request has length 0; it is fed token 0, and what comes of it is not read.
+    A pass runs over some rows beside each other. One among them without a request has length 0; it is fed
+    token 0, and what comes of it is not read.
     """
 
     lengths: list[int]  # committed positions of each row
@@ -135,8 +136,8 @@ class TargetBatch(Protocol):
         """Read the prompt of one row; logits (1, 1, V) of its last position, features (1, S, F) of all."""
         ...
 
-    def score(self, anchors: Sequence[int], draft_tokens: Array) -> Scores:
-        """Read [anchor, drafts] of every row; logits (B, K + 1, V), features (B, K + 1, F)."""
+    def score(self, anchors: Sequence[int], draft_tokens: Array, *, first: int = 0) -> Scores:
+        """Read [anchor, drafts] of the rows from `first` on; logits (B, K + 1, V), features (B, K + 1, F)."""
         ...
 
     def rewind(self, lengths: Sequence[int]) -> None:
@@ -158,13 +159,21 @@ class DrafterBatch(Protocol):
         ...
 
     def propose(
-        self, anchors: Sequence[int], positions: Sequence[int], features: Any, rule: DraftRule
+        self,
+        anchors: Sequence[int],
+        positions: Sequence[int],
+        features: Any,
+        rule: DraftRule,
+        *,
+        first: int = 0,
     ) -> Draft:
-        """Take in features of newly scored positions, then propose K tokens after each row's anchor.
+        """Take in features of newly scored positions, then propose K tokens after the anchors.
 
-        `features` (B, K + 1, F) come from the last `TargetBatch.score`, None before the first one. Row r's
-        stand for the positions `lengths[r]`, `lengths[r]` + 1, ...; those from `positions[r]` on mean
-        nothing. Afterwards `lengths` are `positions` (DL-5). `rule` sees all rows at once.
+        Anchors and positions are those of the rows from `first` on. `features` come from the last
+        `TargetBatch.score`, None before the first one: those of the rows of the last proposal, and row r's
+        stand for the positions `lengths[r]`, `lengths[r]` + 1, ...; what is past the anchor, or of a row
+        taken since, means nothing. Afterwards the lengths of the rows are their positions (DL-5). `rule`
+        sees all rows at once.
         """
         ...
 

@@ -31,11 +31,12 @@ class TableTargetBatch:
         self.lengths[row] = len(ids)
         return Scores(self._laws(np.array([len(ids) - 1]), ids[-1:])[None], ids[None, :, None])
 
-    def score(self, anchors: Sequence[int], draft_tokens: Array) -> Scores:
-        """Read [anchor, drafts] of every row; the law after each."""
+    def score(self, anchors: Sequence[int], draft_tokens: Array, *, first: int = 0) -> Scores:
+        """Read [anchor, drafts] of the rows from `first` on; the law after each."""
         ids = np.concatenate([np.asarray(anchors)[:, None], draft_tokens], axis=1)
-        positions = np.array(self.lengths)[:, None] + np.arange(ids.shape[1])
-        self.lengths = [length + ids.shape[1] for length in self.lengths]
+        rows = slice(first, first + len(ids))
+        positions = np.array(self.lengths[rows])[:, None] + np.arange(ids.shape[1])
+        self.lengths[rows] = [length + ids.shape[1] for length in self.lengths[rows]]
         return Scores(self._laws(positions, ids), ids[..., None])
 
     def rewind(self, lengths: Sequence[int]) -> None:
@@ -71,9 +72,17 @@ class TableDrafterBatch:
         """Take in the features of a prompt: a table reads none."""
         self.lengths[row] = features.shape[1]
 
-    def propose(self, anchors: Sequence[int], positions: Sequence[int], features: Any, rule: Any) -> Draft:
-        """Return K drafts after each row's anchor."""
-        self.lengths = list(positions)
+    def propose(
+        self,
+        anchors: Sequence[int],
+        positions: Sequence[int],
+        features: Any,
+        rule: Any,
+        *,
+        first: int = 0,
+    ) -> Draft:
+        """Return K drafts after the anchor of each row from `first` on."""
+        self.lengths[first : first + len(positions)] = positions
         with np.errstate(divide="ignore"):
             logits = np.log(self._table)
         token = np.asarray(anchors)

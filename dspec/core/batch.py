@@ -23,6 +23,10 @@ class Entry:
     Args:
         prompt: token ids, at least one.
         limits: when to end.
+
+    Example:
+        >>> Entry([3, 1], Limits(8)).limits.max_new_tokens
+        8
     """
 
     prompt: Sequence[int]
@@ -50,7 +54,7 @@ class BatchJudge(Protocol):
         ...
 
     def opened(self, who: Sequence[int | None], positions: Sequence[int]) -> PassJudge:
-        """Return the judge of a pass: the request of each row or None, the positions of the anchors."""
+        """Return the judge of a pass: the request of each of its rows or None, positions of the anchors."""
         ...
 
 
@@ -172,14 +176,17 @@ def _admit(table: _Rows, judge: BatchJudge) -> list[tuple[int, int, Pass]]:
 
 
 def _pass(table: _Rows, judge: BatchJudge) -> list[tuple[int, int, Pass]]:
-    """Propose, score and judge for all rows at once."""
-    who = [None if seat is None else seat.who for seat in table.seats]
-    anchors = [0 if seat is None else seat.anchor for seat in table.seats]
-    decide = judge.opened(who, table.positions)
-    draft = table.drafter.propose(anchors, table.positions, table.features, decide.rule)
-    scores = table.target.score(anchors, draft.tokens)
+    """Propose, score and judge for all rows from the first that is taken to the last, at once."""
+    taken = [row for row, seat in enumerate(table.seats) if seat is not None]
+    first, end = taken[0], taken[-1] + 1
+    seats, positions = table.seats[first:end], table.positions[first:end]
+    who = [None if seat is None else seat.who for seat in seats]
+    anchors = [0 if seat is None else seat.anchor for seat in seats]
+    decide = judge.opened(who, positions)
+    draft = table.drafter.propose(anchors, positions, table.features, decide.rule, first=first)
+    scores = table.target.score(anchors, draft.tokens, first=first)
     table.features = scores.features
     found = decide.verdict(scores, draft)
     n_drafted = draft.tokens.shape[1]
-    seated = [(row, one) for row, one in enumerate(who) if one is not None]
-    return [(row, one, table.settle(row, found[row], n_drafted)) for row, one in seated]
+    seated = [(i, one) for i, one in enumerate(who) if one is not None]
+    return [(first + i, one, table.settle(first + i, found[i], n_drafted)) for i, one in seated]

@@ -9,18 +9,20 @@ from dspec.backends.extent import check_capacity
 
 @dataclass(frozen=True)
 class Places:
-    """Where a pass writes: one row from a position on, or every row at positions of its own.
+    """Where a pass writes: one row from a position on, or some rows at positions of their own.
 
     Args:
         end: one past the last position that the pass meets.
-        row: the one row; None: all rows.
+        row: the one row; None: several.
         start: first position written in the one row.
-        positions: (B, n) int32 positions written in all rows, or None.
+        first: first of several rows.
+        positions: (B, n) int32 positions written in several rows, or None.
     """
 
     end: int
     row: int | None = None
     start: int = 0
+    first: int = 0
     positions: mx.array | None = None
 
 
@@ -62,12 +64,13 @@ class RowStore:
     def write(self, places: Places, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Write keys and values (1 or B, H, n, d); return views of all positions up to the end."""
         # MLX writes into the buffer itself, as nobody else holds it once the last pass was evaluated.
+        first = places.first if places.row is None else places.row
+        part = slice(first, first + keys.shape[0])
         for buffer, new in ((self.keys, keys), (self.values, values)):
             if places.row is None:
-                buffer[self._rows, :, places.positions] = new.swapaxes(1, 2)
+                buffer[self._rows[part], :, places.positions] = new.swapaxes(1, 2)
             else:
-                buffer[places.row : places.row + 1, :, places.start : places.end] = new
-        part = slice(None) if places.row is None else slice(places.row, places.row + 1)
+                buffer[part, :, places.start : places.end] = new
         return self.keys[part, :, : places.end], self.values[part, :, : places.end]
 
     def clear(self, row: int) -> None:

@@ -14,6 +14,7 @@ from dspec.backends.batch_checks import (
     check_rewind_rows,
     check_room,
     check_score_rows,
+    check_window,
 )
 from dspec.backends.layer_ids import check_layer_ids
 from dspec.backends.mlx.ops import MlxOps, exact_inference
@@ -97,35 +98,32 @@ class TargetBatch:
             mx.async_eval(logits, joined)
             return Scores(logits, joined)
 
-    def score(self, anchors: Sequence[int], draft_tokens: mx.array) -> Scores:
-        """Read every row's anchor and the drafts after it.
+    def score(self, anchors: Sequence[int], draft_tokens: mx.array, *, first: int = 0) -> Scores:
+        """Read the anchors of some rows and the drafts after them.
 
         Args:
             anchors: an id in [0, V) a row.
             draft_tokens: (B, K) integer ids; K may be 0.
+            first: of the B rows.
 
         Returns:
             Logits (B, K + 1, V), features (B, K + 1, F) or None.
 
         Raises:
-            ShapeError: another number of rows, or an anchor outside the vocabulary.
+            ShapeError: rows that are not there or do not fit, or an anchor outside the vocabulary.
             ConfigError: more positions than the capacity.
         """
-        check_score_rows(
-            anchors,
-            draft_tokens,
-            self.lengths,
-            capacity=self._capacity,
-            vocab_size=self._target.vocab_size,
-        )
+        rows = check_window(first, len(anchors), len(self.lengths))
+        lengths, limits = self.lengths[rows], {"capacity": self._capacity}
+        check_score_rows(anchors, draft_tokens, lengths, vocab_size=self._target.vocab_size, **limits)
         count = draft_tokens.shape[1] + 1
         with exact_inference():
-            sent = self._ops.from_host(np.array([anchors, self.lengths], dtype=np.int32))
+            sent = self._ops.from_host(np.array([anchors, lengths], dtype=np.int32))
             ids = mx.concatenate([sent[0, :, None], draft_tokens.astype(mx.int32)], axis=1)
             positions = sent[1, :, None] + mx.arange(count, dtype=mx.int32)
-            places = Places(end=max(self.lengths) + count, positions=positions)
+            places = Places(end=max(lengths) + count, first=first, positions=positions)
             hidden, features = self._read(ids, places, masks=self._masks(positions, places.end))
-            self.lengths = [length + count for length in self.lengths]
+            self.lengths[rows] = [length + count for length in lengths]
             self._features, self._read_since = features, self._read_since + count
             return Scores(self._target.logits(hidden), features)
 

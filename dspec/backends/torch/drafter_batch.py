@@ -12,10 +12,12 @@ from torch import Tensor
 
 from dspec.backends.batch_checks import (
     check_batch_rows,
+    check_features,
     check_prompt_row,
     check_proposal_rows,
     check_rewind_rows,
     check_room,
+    check_window,
 )
 from dspec.backends.extent import check_capacity
 from dspec.backends.protocol import DraftRule
@@ -53,6 +55,7 @@ class DrafterBatch:
         config = drafter.config
         check_beside(drafter, target)
         self.lengths = [0] * check_batch_rows(rows)
+        self._fed = slice(0, rows)  # rows of the last proposal, whose features the next one takes in
         self._drafter, self._target, self._capacity = drafter, target, check_capacity(capacity)
         self._ops = TorchOps(drafter.device)
         with exact_inference():
@@ -85,47 +88,55 @@ class DrafterBatch:
         self.lengths[row] = count
 
     def propose(
-        self, anchors: Sequence[int], positions: Sequence[int], features: Tensor | None, rule: DraftRule
+        self,
+        anchors: Sequence[int],
+        positions: Sequence[int],
+        features: Tensor | None,
+        rule: DraftRule,
+        *,
+        first: int = 0,
     ) -> Draft:
-        """Take in features, then draft K tokens after every row's anchor.
+        """Take in features, then draft K tokens after the anchors of some rows.
 
-        Row r of `features` stands for the positions lengths[r], lengths[r] + 1, ...; those at or after
-        `positions[r]` are overwritten by the block before anything reads them.
+        `features` are those of the last proposal's rows: row r's stand for the positions lengths[r],
+        lengths[r] + 1, ... What is past the anchor, or of a row taken since, is overwritten by the block
+        before anything reads it.
 
         Args:
             anchors: the last emitted token of each row, an id in [0, V).
-            positions: the anchors'; `lengths` afterwards.
-            features: (B, R, F), R at most the block size; None: there are no new ones.
+            positions: the anchors'; the rows' `lengths` afterwards.
+            features: (rows of the last proposal, R, F), R at most the block size; None: no new ones.
             rule: turns logits (B, K, V) into a draft.
+            first: of the B rows.
 
         Returns:
             What the rule made.
 
         Raises:
-            ShapeError: features of another shape or width, a gap before an anchor, or an anchor outside
-                the vocabulary.
+            ShapeError: rows that are not there, features of another shape or width, a gap before an
+                anchor, or an anchor outside the vocabulary.
             ConfigError: more positions than the capacity.
         """
         size = self._drafter.block_size
-        check_proposal_rows(
-            anchors,
-            positions,
-            features,
-            self.lengths,
-            capacity=self._capacity,
-            block_size=size,
-            vocab_size=self._target.vocab_size,
-        )
+        rows = check_window(first, len(anchors), len(self.lengths))
+        added = check_features(features, self._fed.stop - self._fed.start, size)
+        reach = [
+            added if self._fed.start <= row < self._fed.stop else 0 for row in range(rows.start, rows.stop)
+        ]
+        sizes = {"capacity": self._capacity, "vocab_size": self._target.vocab_size}
+        check_proposal_rows(anchors, positions, self.lengths[rows], reach, block_size=size, **sizes)
         with exact_inference():
-            sent = self._ops.from_host(np.array([anchors, positions, self.lengths], dtype=np.int64))
-            end = max(positions) + size
+            numbers = [*anchors, *positions, *self.lengths[self._fed]]
+            sent, count = self._ops.from_host(np.array(numbers, dtype=np.int64)), len(anchors)
+            starts, end = sent[count : 2 * count], max(positions) + size
             if features is not None:
-                new = sent[2, :, None] + self._columns[: features.shape[1]]
-                self._write(features, self._turn(new), Places(end, positions=new))
-            first = self._target.embed(sent[0, :, None]).to(self._drafter.dtype)
-            hidden = self._read_block(torch.cat([first, self._mask_embeds], dim=1), sent[1], end)
+                new = sent[2 * count :, None] + self._columns[:added]
+                self._write(features, self._turn(new), Places(end, first=self._fed.start, positions=new))
+            embeds = self._target.embed(sent[:count, None]).to(self._drafter.dtype)
+            embeds = torch.cat([embeds, self._mask_embeds[:count]], dim=1)
+            hidden = self._read_block(embeds, starts, end, first)
             draft = rule(self._target.logits(hidden[:, 1:]))
-        self.lengths = list(positions)
+        self.lengths[rows], self._fed = positions, rows
         return draft
 
     def rewind(self, lengths: Sequence[int]) -> None:
@@ -145,11 +156,11 @@ class DrafterBatch:
         for store, layer in zip(self._stores, self._drafter.layers):
             store.write(places, *layer.self_attn.keys_values(context, rotation))
 
-    def _read_block(self, hidden: Tensor, starts: Tensor, end: int) -> Tensor:
+    def _read_block(self, hidden: Tensor, starts: Tensor, end: int, first: int) -> Tensor:
         """Run the blocks' slots over each row's context and block, all of which they may see."""
         size = hidden.shape[1]
-        places = Places(end, positions=starts[:, None] + self._columns[:size])
-        rotation = self._turn(starts[:, None] + self._columns[:size])
+        positions = starts[:, None] + self._columns[:size]
+        places, rotation = Places(end, first=first, positions=positions), self._turn(positions)
         # One mask for all slots of a row: (B, 1, 1, end).
         mask = (self._columns[:end] < starts[:, None] + size)[:, None, None]
         for store, layer in zip(self._stores, self._drafter.layers):

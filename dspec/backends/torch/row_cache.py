@@ -12,18 +12,20 @@ from dspec.backends.extent import check_capacity
 
 @dataclass(frozen=True)
 class Places:
-    """Where a pass writes: one row from a position on, or every row at positions of its own.
+    """Where a pass writes: one row from a position on, or some rows at positions of their own.
 
     Args:
         end: one past the last position that the pass meets.
-        row: the one row; None: all rows.
+        row: the one row; None: several.
         start: first position written in the one row.
-        positions: (B, n) int64 positions written in all rows, or None.
+        first: first of several rows.
+        positions: (B, n) int64 positions written in several rows, or None.
     """
 
     end: int
     row: int | None = None
     start: int = 0
+    first: int = 0
     positions: Tensor | None = None
 
 
@@ -58,13 +60,14 @@ class RowStore:
 
     def write(self, places: Places, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write keys and values (1 or B, H, n, d); return views of all positions up to the end."""
-        for buffer, new in ((self.keys, keys), (self.values, values)):
+        first = places.first if places.row is None else places.row
+        own_keys, own_values = (buffer[first : first + len(keys)] for buffer in (self.keys, self.values))
+        for own, new in ((own_keys, keys), (own_values, values)):
             if places.row is None:
-                buffer[self._rows, :, places.positions] = new.transpose(1, 2)
+                own[self._rows[: len(new)], :, places.positions] = new.transpose(1, 2)
             else:
-                buffer[places.row, :, places.start : places.end] = new[0]
-        part = slice(None) if places.row is None else slice(places.row, places.row + 1)
-        return self.keys[part, :, : places.end], self.values[part, :, : places.end]
+                own[:, :, places.start : places.end] = new
+        return own_keys[:, :, : places.end], own_values[:, :, : places.end]
 
     def clear(self, row: int) -> None:
         """Write zeros over a row: what a failed request left there may be NaN."""

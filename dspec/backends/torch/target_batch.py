@@ -15,6 +15,7 @@ from dspec.backends.batch_checks import (
     check_rewind_rows,
     check_room,
     check_score_rows,
+    check_window,
 )
 from dspec.backends.layer_ids import check_layer_ids
 from dspec.backends.session_checks import check_prefill
@@ -100,36 +101,34 @@ class TargetBatch:
             self.lengths[row] = start  # not before: a failing call leaves no half of a prompt
             return Scores(logits, torch.cat(features, dim=1) if self._layer_ids else None)
 
-    def score(self, anchors: Sequence[int], draft_tokens: Tensor) -> Scores:
-        """Read every row's anchor and the drafts after it.
+    def score(self, anchors: Sequence[int], draft_tokens: Tensor, *, first: int = 0) -> Scores:
+        """Read the anchors of some rows and the drafts after them.
 
         Args:
             anchors: an id in [0, V) a row.
             draft_tokens: (B, K) integer ids on the target's device; K may be 0.
+            first: of the B rows.
 
         Returns:
             Logits (B, K + 1, V), features (B, K + 1, F) or None.
 
         Raises:
-            ShapeError: another number of rows, or an anchor outside the vocabulary.
+            ShapeError: rows that are not there or do not fit, or an anchor outside the vocabulary.
             ConfigError: more positions than the capacity.
         """
-        check_score_rows(
-            anchors,
-            draft_tokens,
-            self.lengths,
-            capacity=self._capacity,
-            vocab_size=self._target.vocab_size,
-        )
+        rows = check_window(first, len(anchors), len(self.lengths))
+        lengths, limits = self.lengths[rows], {"capacity": self._capacity}
+        check_score_rows(anchors, draft_tokens, lengths, vocab_size=self._target.vocab_size, **limits)
         count = draft_tokens.shape[1] + 1
         with exact_inference():
-            sent = self._ops.from_host(np.array([anchors, self.lengths], dtype=np.int64))
+            sent = self._ops.from_host(np.array([anchors, lengths], dtype=np.int64))
             ids = torch.cat([sent[0, :, None], draft_tokens.to(torch.int64)], dim=1)
-            places = Places(end=max(self.lengths) + count, positions=sent[1, :, None] + self._columns[:count])
+            positions = sent[1, :, None] + self._columns[:count]
+            places = Places(end=max(lengths) + count, first=first, positions=positions)
             hidden, features = self._read(
-                ids, places, attention_mask=self._masks(places), position_ids=places.positions
+                ids, places, attention_mask=self._masks(places), position_ids=positions
             )
-            self.lengths = [length + count for length in self.lengths]
+            self.lengths[rows] = [length + count for length in lengths]
             return Scores(self._target.logits(hidden), features)
 
     def rewind(self, lengths: Sequence[int]) -> None:

@@ -134,9 +134,10 @@ class DeviceTargetBatch:
         """Read the prompt of a row."""
         return _on_device(self._inner.prefill(row, tokens), self._ops)
 
-    def score(self, anchors: Sequence[int], draft_tokens: Any) -> Scores:
-        """Read anchor and drafts of every row."""
-        return _on_device(self._inner.score(anchors, _to_numpy(draft_tokens, self._ops)), self._ops)
+    def score(self, anchors: Sequence[int], draft_tokens: Any, *, first: int = 0) -> Scores:
+        """Read anchor and drafts of the rows from `first` on."""
+        drafts = _to_numpy(draft_tokens, self._ops)
+        return _on_device(self._inner.score(anchors, drafts, first=first), self._ops)
 
     def rewind(self, lengths: Sequence[int]) -> None:
         """Forget every row's positions from `lengths[r]` on."""
@@ -203,9 +204,17 @@ class DeviceDrafterBatch:
         """Take in the features of a prompt."""
         self._inner.prefill(row, features)
 
-    def propose(self, anchors: Sequence[int], positions: Sequence[int], features: Any, rule: Any) -> Draft:
-        """Return K drafts after each row's anchor."""
-        return _proposed(self._inner, (anchors, positions, features), rule, self._ops)
+    def propose(
+        self,
+        anchors: Sequence[int],
+        positions: Sequence[int],
+        features: Any,
+        rule: Any,
+        *,
+        first: int = 0,
+    ) -> Draft:
+        """Return K drafts after the anchor of each row from `first` on."""
+        return _proposed(self._inner, (anchors, positions, features), rule, self._ops, first=first)
 
     def rewind(self, lengths: Sequence[int]) -> None:
         """Forget every row's positions from `lengths[r]` on."""
@@ -220,7 +229,7 @@ def _on_device(scores: Scores, ops: Any) -> Scores:
     return Scores(ops.from_host(scores.logits.astype(np.float32)), scores.features)
 
 
-def _proposed(inner: Any, asked: tuple[Any, ...], rule: Any, ops: Any) -> Draft:
+def _proposed(inner: Any, asked: tuple[Any, ...], rule: Any, ops: Any, **rows: int) -> Draft:
     """Return what a session of numpy proposes, its rule seeing the backend's arrays."""
 
     def on_device(logits: Any, *first_slot: int) -> Draft:
@@ -229,7 +238,7 @@ def _proposed(inner: Any, asked: tuple[Any, ...], rule: Any, ops: Any) -> Draft:
         probs = None if draft.probs is None else _to_numpy(draft.probs, ops, np.float32)
         return Draft(_to_numpy(draft.tokens, ops), probs)
 
-    draft = inner.propose(*asked, on_device)
+    draft = inner.propose(*asked, on_device, **rows)
     probs = None if draft.probs is None else ops.from_host(draft.probs)
     return Draft(ops.from_host(draft.tokens), probs)
 
