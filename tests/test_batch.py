@@ -105,6 +105,19 @@ def test_a_stopped_row_is_free_for_the_next_and_rows_fill_in_the_order_asked(mon
     assert sum(longest) / 2 <= len(passes) <= sum(longest), "no pass goes on for a row that has stopped"
 
 
+@pytest.mark.clause("DL-12")
+def test_a_pass_runs_over_the_rows_from_the_first_taken_to_the_last(monkeypatch):
+    widths, score = [], table_batch.TableTargetBatch.score
+    monkeypatch.setattr(
+        table_batch.TableTargetBatch,
+        "score",
+        lambda self, anchors, *a, **k: [widths.append(len(anchors)), score(self, anchors, *a, **k)][1],
+    )
+    limits = [{"max_new_tokens": n} for n in (4, 4, 30, 12)]
+    list(tables().stream_many(ragged(4), settings=limits, ignore_eos=True, decoder=Autoregressive()))
+    assert widths == [4] * 3 + [2] * 8 + [1] * 18
+
+
 @pytest.mark.clause("DL-12", "RS-16")
 @pytest.mark.filterwarnings("ignore:invalid value")  # numpy's, where a law is truncated
 @pytest.mark.parametrize("rows", [2, 3])
