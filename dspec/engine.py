@@ -1,35 +1,25 @@
 """The engine: a target, a drafter, and requests decoded with them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from time import perf_counter
 from typing import Any
 
 from dspec.backends.judge import NoDrafter, RequestJudge, check_ids
 from dspec.backends.protocol import ArrayOps, DrafterModel, TargetModel
 from dspec.backends.tree_judge import RequestTreeJudge
+from dspec.batching import BATCH_SIZE, alike, batch_chunks, open_batch
 from dspec.core.decode import Limits, Pass, block_pass, decode
-from dspec.core.stats import Stats
 from dspec.core.tree_decode import tree_pass
 from dspec.decoders import Autoregressive, Speculative, Tree
-from dspec.errors import ConfigError, explain
+from dspec.errors import ConfigError, NumericsError, explain
 from dspec.generation import Chunk, Generation
+from dspec.job import Job
 from dspec.prompt import Prompt, encode_prompt, is_many
-from dspec.request import Request, check_length, parse_request
+from dspec.request import Request, check_batch_size, check_length, parse_request, parse_requests
 from dspec.rng import Stream
 from dspec.stopwatch import Stopwatch
-from dspec.text import TextStream, open_text, read_pieces
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One request with all that is checked before its first pass."""
-
-    ids: list[int]
-    limits: Limits
-    judge: RequestJudge | RequestTreeJudge
-    ahead: int  # most drafts of a pass
-    drafter: DrafterModel | None
-    text: TextStream | None
+from dspec.text import open_text
 
 
 @dataclass(frozen=True)
@@ -38,7 +28,7 @@ class Engine:
 
     Every call opens its own sessions: requests share no state, and a failing one leaves none.
 
-    Spec: DL-1, DL-7, DL-8, DL-9, DL-11, RS-8, RS-10, RS-13, RS-23.
+    Spec: DL-1, DL-7, DL-8, DL-9, DL-11, DL-12, RS-8, RS-10, RS-13, RS-23.
 
     Args:
         target: the model whose law is kept.
@@ -50,33 +40,40 @@ class Engine:
     drafter: DrafterModel | None
     ops: ArrayOps
 
-    def generate(self, prompt: Prompt | Sequence[Prompt], **settings: Any) -> Any:
-        """Decode one prompt, or each of a list.
+    def generate(
+        self, prompt: Prompt | Sequence[Prompt], *, batch_size: int = BATCH_SIZE, **settings: Any
+    ) -> Any:
+        """Decode one prompt, or each of a list, some side by side.
 
         All prompts are checked before the first one is decoded.
 
+        Spec: DL-12, RN-4.
+
         Args:
             prompt: text, token ids (a list or an integer array), chat messages, or a list of those.
+            batch_size: prompts of a list that are decoded side by side, where the models can; each one's
+                output is what it is alone, up to what a pass of another shape rounds differently. 1: one
+                after another.
             **settings: max_new_tokens=256, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0, seed=0,
                 stop=None, policy=None, decoder=None, ignore_eos=False. `decoder=None` drafts if
                 there is a drafter; `Speculative(...)` and `Tree(...)` need one.
 
         Returns:
-            A `Generation`, or a list of them; the i-th prompt of a list is request i of the seed.
+            A `Generation`, or a list of them in the order asked; the i-th prompt of a list is request i of
+            the seed. `stats.seconds` of one decoded in a batch has "total" alone: its share of the batch's
+            time, by passes.
 
         Raises:
             ConfigError: a prompt or setting is unknown, unsupported or out of range.
             ShapeError: a token id outside the vocabulary.
-            NumericsError: the model returned NaN.
+            NumericsError: the model returned NaN; of a list, the first request to meet it is named.
             BackendUnavailable: `Tree(...)` with a target that reads no trees.
         """
+        check_batch_size(batch_size)
         request = parse_request(settings)
         if not is_many(prompt):
             return self._generate(self._job(prompt, request))
-        jobs = [
-            self._job(one, replace(request, number=i), where=f"prompt[{i}]") for i, one in enumerate(prompt)
-        ]
-        return [self._generate(job) for job in jobs]
+        return self._generations(self._jobs(prompt, [request] * len(prompt)), batch_size)
 
     def stream(self, prompt: Prompt, **settings: Any) -> Iterator[Chunk]:
         """Yield what each pass emits; the settings are those of `generate`.
@@ -96,6 +93,44 @@ class Engine:
             BackendUnavailable: `Tree(...)` with a target that reads no trees.
         """
         return self._stream(self._job(prompt, parse_request(settings)))
+
+    def stream_many(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        settings: Sequence[Mapping[str, Any]] | None = None,
+        batch_size: int = BATCH_SIZE,
+        **shared: Any,
+    ) -> Iterator[tuple[int, Chunk]]:
+        """Yield what each pass emits for each of many requests, each with its own settings.
+
+        Everything is checked at the call, not at the first `next`.
+
+        Spec: DL-12, RN-4.
+
+        Args:
+            prompts: text, token ids or chat messages; the i-th is request i of its seed.
+            settings: of each prompt, those of `generate`; they go before the shared ones. None: no own.
+            batch_size: requests decoded side by side, where the models can.
+            **shared: settings of all.
+
+        Yields:
+            The place of the prompt and a `Chunk`, as passes end; a request's last chunk carries `finish`.
+            One that fails by NaN ends with finish "error", its `NumericsError` in `error`, and the others
+            go on.
+
+        Raises:
+            ConfigError: a prompt or setting is unknown, unsupported or out of range, or not one mapping of
+                settings a prompt.
+            ShapeError: a token id outside the vocabulary.
+
+        Example:
+            >>> for i, chunk in engine.stream_many(["Q: 1 + 1?", "Q: 2 + 2?"]):  # doctest: +SKIP
+            ...     print(i, chunk.text)
+        """
+        check_batch_size(batch_size)
+        requests = parse_requests(prompts, settings, shared)
+        return self._side_by_side(self._jobs(prompts, requests), batch_size)
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Return the token ids of a prompt.
@@ -117,7 +152,7 @@ class Engine:
         check_ids(ids, self.target.vocab_size, where)
         return ids
 
-    def _job(self, prompt: Any, request: Request, where: str = "prompt") -> _Job:
+    def _job(self, prompt: Any, request: Request, where: str = "prompt") -> Job:
         """Check all that can be checked without a model pass."""
         drafter = self._drafter_for(request.decoder)
         n_slots = 0 if drafter is None else drafter.block_size - 1
@@ -126,7 +161,7 @@ class Engine:
         budget = request.decoder.budget if isinstance(request.decoder, Tree) else None
         ids = self._encode(prompt, where)
         check_length(len(ids) + request.max_new_tokens, self.target.max_positions)
-        return _Job(
+        return Job(
             ids=ids,
             limits=Limits(request.max_new_tokens, frozenset() if request.ignore_eos else self.target.eos_ids),
             judge=judge if budget is None else RequestTreeJudge(judge, budget),
@@ -148,50 +183,66 @@ class Engine:
             self.target.check_trees()
         return None if isinstance(decoder, Autoregressive) else self.drafter
 
-    def _generate(self, job: _Job) -> Generation:
+    def _jobs(self, prompts: Sequence[Any], requests: Sequence[Request]) -> list[Job]:
+        return [
+            self._job(prompt, replace(request, number=i), where=f"prompt[{i}]")
+            for i, (prompt, request) in enumerate(zip(prompts, requests, strict=True))
+        ]
+
+    def _generate(self, job: Job) -> Generation:
         watch = Stopwatch(self.ops)
         with watch.total():
             chunks = list(self._stream(job, watch))
-        tokens = [token for chunk in chunks for token in chunk.tokens]
-        judged = [chunk for chunk in chunks if chunk.n_accepted is not None]
-        stats = Stats(
-            n_accepted=tuple(chunk.n_accepted for chunk in judged),
-            n_drafted=tuple(chunk.n_drafted for chunk in judged),
-            n_tokens=len(tokens),
-            seconds=watch.read(),
-        )
-        text = None if job.text is None else "".join(chunk.text for chunk in chunks)
-        return Generation(
-            tokens=tuple(tokens), text=text, finish=chunks[-1].finish, stats=stats, chunks=tuple(chunks)
-        )
+        return job.generation(chunks, watch.read())
 
-    def _stream(self, job: _Job, watch: Stopwatch | None = None) -> Iterator[Chunk]:
+    def _generations(self, jobs: Sequence[Job], batch_size: int) -> list[Generation]:
+        """Decode jobs with one drafter or none; one after another each has its own time by parts."""
+        rows = min(batch_size, len(jobs))
+        sessions = open_batch(self.target, self.ops, jobs, rows) if rows > 1 else None
+        if sessions is None:
+            return [self._generate(job) for job in jobs]
+        start = perf_counter()
+        chunks: list[list[Chunk]] = [[] for _ in jobs]
+        for i, chunk in batch_chunks(sessions, self.ops, jobs, rows):
+            if chunk.error is not None:
+                raise chunk.error
+            chunks[i].append(chunk)
+        a_pass = (perf_counter() - start) / sum(map(len, chunks))
+        return [job.generation(own, {"total": a_pass * len(own)}) for job, own in zip(jobs, chunks)]
+
+    def _side_by_side(self, jobs: Sequence[Job], batch_size: int) -> Iterator[tuple[int, Chunk]]:
+        """Decode jobs that draft, then those that do not, each kind in batches where the models can."""
+        for places in alike(jobs):
+            part = [jobs[i] for i in places]
+            rows = min(batch_size, len(part))
+            sessions = open_batch(self.target, self.ops, part, rows) if rows > 1 else None
+            if sessions is None:
+                yield from ((i, chunk) for i in places for chunk in self._alone(jobs[i]))
+            else:
+                found = batch_chunks(sessions, self.ops, part, rows)
+                yield from ((places[at], chunk) for at, chunk in found)
+
+    def _alone(self, job: Job) -> Iterator[Chunk]:
+        """Decode one of many: its failure is its own."""
+        try:
+            yield from self._stream(job)
+        except NumericsError as error:
+            yield job.chunk(Pass((), None, 0, "error", error))
+
+    def _stream(self, job: Job, watch: Stopwatch | None = None) -> Iterator[Chunk]:
         for step in self._passes(job, watch):
-            yield (chunk := _chunk(step, job.text))
+            yield (chunk := job.chunk(step))
             if chunk.finish == "stop":
                 return
 
-    def _passes(self, job: _Job, watch: Stopwatch | None) -> Iterator[Pass]:
+    def _passes(self, job: Job, watch: Stopwatch | None) -> Iterator[Pass]:
         """Open the sessions of one request and run the loop; nobody reads the time of a stream."""
-        capacity = len(job.ids) + job.limits.max_new_tokens + job.ahead + 1
         layer_ids = () if job.drafter is None else job.drafter.layer_ids
-        target: Any = self.target.session(layer_ids=layer_ids, capacity=capacity)
+        target: Any = self.target.session(layer_ids=layer_ids, capacity=job.capacity)
         drafter: Any = NoDrafter(self.ops)
         if job.drafter is not None:
-            drafter = job.drafter.session(self.target, capacity=capacity)
+            drafter = job.drafter.session(self.target, capacity=job.capacity)
         if watch is not None:
             target, drafter = watch.target(target), watch.drafter(drafter)
         one_pass = tree_pass if isinstance(job.judge, RequestTreeJudge) else block_pass
         yield from decode(target, drafter, job.judge, job.ids, job.limits, one_pass=one_pass)
-
-
-def _chunk(step: Pass, text: TextStream | None) -> Chunk:
-    """Turn a pass into a chunk, cut after the token that completes a stop string."""
-    tokens, pieces, finish = read_pieces(step.tokens, step.finish, text)
-    return Chunk(
-        tokens=tokens,
-        pieces=pieces,
-        n_accepted=step.n_accepted,
-        n_drafted=step.n_drafted,
-        finish=finish,
-    )

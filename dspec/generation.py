@@ -15,7 +15,9 @@ class Chunk:
         pieces: the text that became certain with each token; empty without a tokenizer.
         n_accepted: accepted drafts, uncut; None for the prefill.
         n_drafted: drafted slots of the pass.
-        finish: None while the request goes on, else "eos", "stop" or "length".
+        finish: None while the request goes on, else "eos", "stop", "length" or, of `stream_many` alone,
+            "error".
+        error: what ended the request, where finish is "error".
     """
 
     tokens: tuple[int, ...]
@@ -23,6 +25,7 @@ class Chunk:
     n_accepted: int | None
     n_drafted: int
     finish: str | None
+    error: Exception | None = None
 
     @property
     def text(self) -> str:

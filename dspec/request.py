@@ -1,6 +1,7 @@
 """A request: the settings of one output, parsed from keywords."""
 
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,7 @@ from dspec.core.settings import read_integer
 from dspec.core.types import Sampling
 from dspec.decoders import DECODERS
 from dspec.errors import ConfigError, explain
+from dspec.prompt import is_many
 
 SAMPLING = ("temperature", "top_k", "top_p", "min_p")
 SETTINGS = ("max_new_tokens", "seed", "ignore_eos", *SAMPLING, "stop", "policy", "decoder")
@@ -108,6 +110,54 @@ def parse_request(settings: Mapping[str, Any]) -> Request:
     settings = dict(settings)
     sampling = Sampling(**{name: settings.pop(name) for name in SAMPLING if name in settings})
     return Request(sampling=sampling, stops=_read_stops(settings.pop("stop", None)), **settings)
+
+
+def parse_requests(
+    prompts: Any, settings: Sequence[Mapping[str, Any]] | None, shared: Mapping[str, Any]
+) -> list[Request]:
+    """Return the requests that own and shared settings of some prompts describe.
+
+    Spec: DL-12, RS-13.
+
+    Args:
+        prompts: a list; only its length is read.
+        settings: of each prompt; they go before the shared ones. None: no own.
+        shared: settings of all.
+
+    Returns:
+        A request a prompt.
+
+    Raises:
+        ConfigError: not a list of prompts, not one mapping a prompt, or a setting that `parse_request`
+            refuses.
+
+    Example:
+        >>> [r.seed for r in parse_requests([[1], [2]], [{}, {"seed": 7}], {"seed": 3})]
+        [3, 7]
+    """
+    if not (is_many(prompts) or (isinstance(prompts, (list, tuple)) and not prompts)):
+        remedy = "For one prompt there is `stream`."
+        raise ConfigError(
+            explain("prompts", reprlib.repr(prompts), "a list of prompts", remedy=remedy, clause="DL-12")
+        )
+    own = [{}] * len(prompts) if settings is None else settings
+    fits = isinstance(own, (list, tuple)) and len(own) == len(prompts)
+    if not fits or not all(isinstance(one, Mapping) for one in own):
+        needed = f"{len(prompts)} mappings, one a prompt"
+        raise ConfigError(explain("settings", repr(settings), needed, clause="DL-12"))
+    return [parse_request({**shared, **one}) for one in own]
+
+
+def check_batch_size(batch_size: int) -> int:
+    """Return how many requests are to be decoded side by side; below 1 is a ConfigError.
+
+    Spec: DL-12.
+
+    Example:
+        >>> check_batch_size(8)
+        8
+    """
+    return read_integer("batch_size", batch_size, 1, 2**31, "an integer >= 1", clause="DL-12")
 
 
 def _read_stops(stop: Any) -> tuple[str, ...]:

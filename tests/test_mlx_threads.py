@@ -96,6 +96,23 @@ def test_a_stream_is_read_by_one_thread_after_another(settings):
     assert tuple(tokens) == engine.generate([11, 24, 7, 300], **settings).tokens and len(tokens) == 8
 
 
+@pytest.mark.clause("DL-12")
+def test_a_batch_is_read_by_one_thread_after_another():
+    """Its rows are taken, left and judged in groups, each chunk in a thread of its own."""
+    engine = dspec.load(shipped_target(), backend="mlx")
+    config = TrainConfig(block_size=4, layers=1, seq_len=64)
+    engine = replace(engine, drafter=MLX.front.new_learner(engine.target, config).drafter.eval())
+    settings = [{"max_new_tokens": n} for n in (3, 9, 6)]
+    settings[1] |= {"temperature": 1.0, "policy": "rejection"}
+    asked = {"settings": settings, "batch_size": 2, "ignore_eos": True}
+    prompts = [[11, 24, 7], [300], [5, 6]]
+    stream, found = engine.stream_many(prompts, **asked), []
+    while event := elsewhere(next, stream, None):
+        found.append(event)
+    assert found == list(engine.stream_many(prompts, **asked))
+    assert sum(len(chunk.tokens) for _, chunk in found) == 18
+
+
 def test_a_block_session_goes_from_thread_to_thread():
     layouts = [causal((1, 2, 3), start=0), causal((4,), start=0)]
     later = [causal((5,), start=3), causal((6, 7), start=1)]

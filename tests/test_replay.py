@@ -50,12 +50,12 @@ def forgetful(patch):
 def one_more(patch):
     import dspec.core.decode as loop
 
-    plain = loop._emit
+    plain = loop.emit
 
     def wrong(tokens, n_accepted, n_drafted, left, limits):
         return plain(tokens, n_accepted, n_drafted, left + (left == 2), limits)
 
-    patch.setattr(loop, "_emit", wrong)
+    patch.setattr(loop, "emit", wrong)
 
 
 def last_of_ties(patch):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from dspec.backends.protocol import ArrayOps
 from dspec.core.numerics import draw, widen
 from dspec.core.policies import GREEDY, Policy, draft_tokens
 from dspec.core.types import Array, Draft, Sampling, Scores, Uniforms, Verdict
+from dspec.core.warp import warp
 from dspec.errors import NumericsError, ShapeError, explain
 from dspec.rng import Purpose, Stream
 
@@ -38,17 +40,12 @@ class RequestJudge:
 
     def first(self, scores: Scores, position: int) -> int:
         """Return the token after the prompt, drawn at the key of the last prompt position."""
-        xp = self.ops.xp
-        logits = widen(scores.logits[:, -1, :], xp=xp)
-        if self.policy is GREEDY:
-            token = xp.argmax(logits, axis=-1)
-        else:
+        logits = scores.logits[:, -1, :]
+        close = None
+        if self.policy is not GREEDY:
             close = self._uniforms(Purpose.CLOSE, position, (1, 1, 2))[:, 0, :]
-            token = draw(self.ops.operation("warp")(logits, self.sampling, xp=xp), close, xp=xp)
-        sound = xp.isfinite(xp.max(logits, axis=-1))
-        return self._read(Verdict(xp.where(sound, 0, -1), xp.astype(token, xp.int32)[:, None]), position)[1][
-            0
-        ]
+        verdict = first_tokens(logits, self.sampling, close, xp=self.ops.xp, warp=self.ops.operation("warp"))
+        return self._read(verdict, position)[1][0]
 
     def rule(self, position: int) -> Callable[..., Draft]:
         """Return the drafting rule of the pass whose anchor is at `position`."""
@@ -88,20 +85,51 @@ class RequestJudge:
         return n_accepted, tokens
 
 
+def first_tokens(
+    logits: Array,
+    sampling: Sampling,
+    close: Array | None,
+    *,
+    xp: Any,
+    warp: Callable[..., Array] = warp,
+) -> Verdict:
+    """Return the tokens after some prompts, as verdicts of no drafts.
+
+    Spec: DL-1, RS-9, RS-13, RS-16.
+
+    Args:
+        logits: (B, V) after the last token of each prompt.
+        sampling: settings of all of them.
+        close: (B, 2) uniforms; None: the policy is greedy and draws nothing.
+        xp: array namespace of all arrays.
+        warp: `dspec.core.warp.warp`, or what a backend runs in its place.
+
+    Returns:
+        n_accepted 0, or -1 where a law is malformed, and tokens (B, 1).
+
+    Example:
+        >>> import array_api_compat.numpy as xp
+        >>> first_tokens(np.array([[0.0, 1.0]]), Sampling(), None, xp=xp).tokens.tolist()
+        [[1]]
+    """
+    logits = widen(logits, xp=xp)
+    greedy = close is None
+    token = xp.argmax(logits, axis=-1) if greedy else draw(warp(logits, sampling, xp=xp), close, xp=xp)
+    sound = xp.isfinite(xp.max(logits, axis=-1))
+    return Verdict(xp.where(sound, 0, -1), xp.astype(token, xp.int32)[:, None])
+
+
 def malformed(stream: Stream, position: int) -> NumericsError:
-    """Return the error of a pass in which a row is no law.
+    """Return the error of a pass whose law is none.
 
     Spec: RS-16.
 
     Args:
-        stream: names the request.
-        position: of the pass's anchor.
-
-    Returns:
-        The error, to be raised.
+        stream: key of the request.
+        position: the anchor's.
 
     Example:
-        >>> str(malformed(Stream(seed=0, request=3), 7)).partition(":")[0]
+        >>> str(malformed(Stream(0, 3), 7)).split(":")[0]
         'request 3, pass at position 7'
     """
     where = f"request {stream.request}, pass at position {position}"

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dspec.backends.override import CORE
+from dspec.backends.table_batch import TableDrafterBatch, TableTargetBatch
 from dspec.core.tree import Tree
 from dspec.core.types import Array, Draft, Scores
 from dspec.errors import ShapeError, explain
@@ -90,6 +91,10 @@ class TableTarget:
 
     def check_trees(self) -> None:
         """A table reads every tree."""
+
+    def batch(self, *, rows: int, layer_ids: Sequence[int] = (), capacity: int = 0) -> TableTargetBatch:
+        """Return an empty session of several requests."""
+        return TableTargetBatch(self.table, rows)
 
 
 class TableTargetSession:
@@ -172,6 +177,10 @@ class TableDrafter:
     def session(self, target: TableTarget, *, capacity: int = 0) -> "TableDrafterSession":
         """Return an empty session."""
         return TableDrafterSession(self)
+
+    def batch(self, target: TableTarget, *, rows: int, capacity: int = 0) -> TableDrafterBatch:
+        """Return an empty session of several requests."""
+        return TableDrafterBatch(self.table, rows, autoregressive=self.autoregressive)
 
 
 class TableDrafterSession:

@@ -52,7 +52,12 @@ class ArrayOps(Protocol):
 
 
 class TargetModel(Protocol):
-    """A loaded target: opens sessions, knows its vocabulary and tokenizer."""
+    """A loaded target: opens sessions, knows its vocabulary and tokenizer.
+
+    It may have a method `batch(*, rows, layer_ids, capacity) -> TargetBatch | None`: a session of several
+    requests, or None where this very model cannot (such as one whose attention takes no mask). Requests
+    are decoded one after another where the method is missing or gives None.
+    """
 
     eos_ids: frozenset[int]
     tokenizer: Any  # None where the model has none
@@ -77,7 +82,10 @@ class TargetModel(Protocol):
 
 
 class DrafterModel(Protocol):
-    """A loaded drafter: opens sessions beside a target."""
+    """A loaded drafter: opens sessions beside a target.
+
+    It may have a method `batch(target, *, rows, capacity) -> DrafterBatch | None`, as a target may.
+    """
 
     layer_ids: tuple[int, ...]  # the target layers whose output it reads
 
@@ -134,6 +142,69 @@ class DrafterSession(Protocol):
 
     def rewind(self, length: int) -> None:
         """Forget every context position >= length."""
+        ...
+
+
+class TargetBatch(Protocol):
+    """The target and its cache, for several requests of uneven length: one a row.
+
+    A pass runs over some rows beside each other. One among them without a request has length 0; it is fed
+    token 0, and what comes of it is not read.
+    """
+
+    lengths: list[int]  # committed positions of each row
+
+    def prefill(self, row: int, tokens: Sequence[int]) -> Scores:
+        """Read the prompt of one row; logits (1, 1, V) of its last position, features (1, S, F) of all."""
+        ...
+
+    def score(self, anchors: Sequence[int], draft_tokens: Array, *, first: int = 0) -> Scores:
+        """Read [anchor, drafts] of the rows from `first` on; logits (B, K + 1, V), features (B, K + 1, F)."""
+        ...
+
+    def rewind(self, lengths: Sequence[int]) -> None:
+        """Forget every row's positions from `lengths[r]` on."""
+        ...
+
+    def clear(self, row: int) -> None:
+        """Forget a row and what its memory holds: a NaN behind a mask would reach a sum."""
+        ...
+
+
+class DrafterBatch(Protocol):
+    """The drafter and its cache, for several requests: one a row."""
+
+    lengths: list[int]  # committed context positions of each row
+
+    def prefill(self, row: int, features: Any) -> None:
+        """Take in the features (1, S, F) of one row's prompt."""
+        ...
+
+    def propose(
+        self,
+        anchors: Sequence[int],
+        positions: Sequence[int],
+        features: Any,
+        rule: DraftRule,
+        *,
+        first: int = 0,
+    ) -> Draft:
+        """Take in features of newly scored positions, then propose K tokens after the anchors.
+
+        Anchors and positions are those of the rows from `first` on. `features` come from the last
+        `TargetBatch.score`, None before the first one: those of the rows of the last proposal, and row r's
+        stand for the positions `lengths[r]`, `lengths[r]` + 1, ...; what is past the anchor, or of a row
+        taken since, means nothing. Afterwards the lengths of the rows are their positions (DL-5). `rule`
+        sees all rows at once.
+        """
+        ...
+
+    def rewind(self, lengths: Sequence[int]) -> None:
+        """Forget every row's context positions from `lengths[r]` on."""
+        ...
+
+    def clear(self, row: int) -> None:
+        """Forget a row and what its memory holds."""
         ...
 
 

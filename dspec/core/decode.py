@@ -39,13 +39,15 @@ class Pass:
         tokens: emitted tokens, cut at a stop or limit.
         n_accepted: accepted drafts, uncut; None for the prefill, which judges nothing.
         n_drafted: drafted slots of the pass; 0 for the prefill.
-        finish: None while the request goes on, else "eos" or "length".
+        finish: None while the request goes on, else "eos", "length" or, in a batch, "error".
+        error: what ended the request, where finish is "error".
     """
 
     tokens: tuple[int, ...]
     n_accepted: int | None
     n_drafted: int
     finish: str | None
+    error: Exception | None = None
 
     @property
     def n_emitted(self) -> int | None:
@@ -139,14 +141,11 @@ def decode(
 
     Source: arXiv 2602.06036, section 3 (drafter and target in turn).
     """
-    if len(prompt) == 0:
-        raise ConfigError(
-            explain("prompt", "no tokens", "at least one token", remedy="Begin with BOS.", clause="DL-1")
-        )
+    check_prompt(prompt)
     scores = target.prefill(prompt)
     anchor, position, features = judge.first(scores, len(prompt) - 1), len(prompt), scores.features
     left = limits.max_new_tokens
-    step = _emit((anchor,), None, 0, left, limits)
+    step = emit((anchor,), None, 0, left, limits)
     while True:
         left -= len(step.tokens)
         yield step
@@ -155,13 +154,47 @@ def decode(
         found = one_pass(target, drafter, judge, anchor, position, features)
         position += len(found.tokens)
         anchor, features = found.tokens[-1], found.features
-        step = _emit(found.tokens, len(found.tokens) - 1, found.n_drafted, left, limits)
+        step = emit(found.tokens, len(found.tokens) - 1, found.n_drafted, left, limits)
 
 
-def _emit(tokens: Sequence[int], n_accepted: int | None, n_drafted: int, left: int, limits: Limits) -> Pass:
-    """Cut at the first end token within the budget, else at the budget (RS-14)."""
+def emit(tokens: Sequence[int], n_accepted: int | None, n_drafted: int, left: int, limits: Limits) -> Pass:
+    """Return what a pass emits: cut at the first end token within the budget, else at the budget.
+
+    Spec: DL-3, RS-14.
+
+    Args:
+        tokens: accepted drafts and the closing token; at least one.
+        n_accepted: of them; None for the prefill.
+        n_drafted: drafted slots of the pass.
+        left: tokens that the request may still emit; >= 1.
+        limits: end tokens.
+
+    Returns:
+        The pass.
+
+    Example:
+        >>> emit((4, 9, 4), 2, 2, 5, Limits(8, frozenset({9}))).tokens
+        (4, 9)
+    """
     tokens = tuple(tokens)[:left]
     for i, token in enumerate(tokens):
         if token in limits.eos_ids:
             return Pass(tokens[: i + 1], n_accepted, n_drafted, "eos")
     return Pass(tokens, n_accepted, n_drafted, "length" if len(tokens) == left else None)
+
+
+def check_prompt(prompt: Sequence[int]) -> None:
+    """Raise unless there is a token to begin with.
+
+    Spec: DL-1.
+
+    Raises:
+        ConfigError: the prompt is empty.
+
+    Example:
+        >>> check_prompt([0])
+    """
+    if len(prompt) == 0:
+        raise ConfigError(
+            explain("prompt", "no tokens", "at least one token", remedy="Begin with BOS.", clause="DL-1")
+        )

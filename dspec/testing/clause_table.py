@@ -41,6 +41,7 @@ TITLES = {
     "DL-9": "Stop strings",
     "DL-10": "Acceptance along a written text",
     "DL-11": "Tree pass",
+    "DL-12": "Batches",
     "RN-1": "Keys",
     "RN-2": "No key twice",
     "RN-3": "The grid",
@@ -89,6 +90,7 @@ BY_PYTEST = {
     "RS-23": "tests/test_tree_law.py",  # the checks decode blocks; trees have their own enumeration
     "DL-11": "tests/test_tree_sessions.py",  # masks and positions of real models
     "DL-10": "tests/test_replay_law.py",  # about texts that are there already: nothing is decoded
+    "DL-12": "tests/test_batch.py",  # about many requests and the rows they share
     # What decides without a law, and what only models on disk and whole requests show.
     "RN-6": "tests/test_block_engine.py",
     "SS-1": "tests/test_block_models.py",

@@ -11,6 +11,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
+from dspec.backends.mlx.drafter_batch import DrafterBatch
 from dspec.backends.mlx.drafter_layers import DrafterLayer, Linear, Norm
 from dspec.backends.mlx.drafter_session import DrafterSession
 from dspec.backends.mlx.ops import DTYPES, resolve_device, resolve_dtype
@@ -165,6 +166,22 @@ class Drafter(nn.Module):
             ConfigError: no capacity, or another device.
         """
         return DrafterSession(self, target, capacity=capacity)
+
+    def batch(self, target: Target, *, rows: int, capacity: int) -> DrafterBatch:
+        """Return an empty session of several requests beside a target.
+
+        Spec: DL-12.
+
+        Args:
+            target: whose embedding, head and features it uses.
+            rows: requests side by side.
+            capacity: most positions of a row, the block's slots included.
+
+        Raises:
+            CheckpointError: the drafter was made for another target.
+            ConfigError: no rows, no capacity, or another device.
+        """
+        return DrafterBatch(self, target, rows=rows, capacity=capacity)
 
 
 def _run(

@@ -1,6 +1,6 @@
 """Taps: the raw outputs of chosen decoder layers, kept while the layers run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from dspec.backends.mlx.cache import KeyValueCache, make_mask
+from dspec.backends.mlx.row_cache import RowCache
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,13 @@ class Body:
 
 
 def tapped(
-    body: Body, ids: mx.array, layer_ids: Sequence[int], *, cache: KeyValueCache | None = None, stop: bool
+    body: Body,
+    ids: mx.array,
+    layer_ids: Sequence[int],
+    *,
+    cache: KeyValueCache | RowCache | None = None,
+    stop: bool,
+    masks: Mapping[int | None, Any] | None = None,
 ) -> tuple[mx.array, dict[int, mx.array]]:
     """Run the layers over new positions, and keep the outputs of some.
 
@@ -60,16 +67,17 @@ def tapped(
         layer_ids: 0-based ids of the layers to keep.
         cache: written, not advanced; None: the ids are all there is.
         stop: leave after the deepest of them.
+        masks: by window; None: causal ones, after the committed positions.
 
     Returns:
         (B, S, D) normed states of the last layer that ran, and a dict that holds (B, S, D) by layer id.
     """
     caught: dict[int, mx.array] = {}
     hidden = body.embed(ids)
-    start = 0 if cache is None else cache.length
-    masks: dict[int | None, Any] = {}
-    for window in set(body.windows):
-        masks[window] = make_mask(start, start + ids.shape[1], window=window, as_array=body.array_masks)
+    if masks is None:
+        start = 0 if cache is None else cache.length
+        end, as_array = start + ids.shape[1], body.array_masks
+        masks = {w: make_mask(start, end, window=w, as_array=as_array) for w in set(body.windows)}
     depth = max(layer_ids, default=-1) + 1 if stop else len(body.layers)
     for i, layer in enumerate(body.layers[:depth]):
         mask = None if i in body.recurrent else masks[body.windows[i]]

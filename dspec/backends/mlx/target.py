@@ -14,6 +14,7 @@ from dspec.backends.mlx.model_kinds import inner, kind_of, recurrent_of, windows
 from dspec.backends.mlx.ops import check_placed, resolve_device
 from dspec.backends.mlx.pretrained import read_pretrained
 from dspec.backends.mlx.taps import Body, tapped
+from dspec.backends.mlx.target_batch import TargetBatch, shared_windows
 from dspec.backends.mlx.target_checks import check_built, check_model, refuse_exact_gelu
 from dspec.backends.mlx.target_facts import read_config_of, read_eos_ids, read_facts
 from dspec.backends.mlx.target_session import TargetSession
@@ -201,6 +202,23 @@ class Target:
             BackendUnavailable: always; the message says why.
         """
         refuse_unless_trees(self.model)
+
+    def batch(self, *, rows: int, layer_ids: Sequence[int] = (), capacity: int) -> TargetBatch | None:
+        """Return an empty session for several requests; None where rows of this model cannot share a pass.
+
+        Spec: DL-12.
+
+        Args:
+            rows: requests side by side.
+            layer_ids: decoder layers whose outputs the drafter reads; () gives no features.
+            capacity: most positions of a row, drafts included.
+
+        Raises:
+            ConfigError: an id that is no layer, no rows, or no capacity.
+        """
+        if shared_windows(self.body) is None:
+            return None
+        return TargetBatch(self, rows=rows, layer_ids=layer_ids, capacity=capacity)
 
     def digest(self) -> str:
         """Return what tells this target from any other, in every backend; its name does not count."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 from torch.utils.checkpoint import checkpoint
 
+from dspec.backends.torch.drafter_batch import DrafterBatch
 from dspec.backends.torch.drafter_layers import DrafterLayer, Linear, Norm
 from dspec.backends.torch.drafter_session import DrafterSession
 from dspec.backends.torch.ops import DTYPES, resolve_device, resolve_dtype
@@ -158,6 +159,22 @@ class Drafter(nn.Module):
             ConfigError: no capacity, or another device.
         """
         return DrafterSession(self, target, capacity=capacity)
+
+    def batch(self, target: Target, *, rows: int, capacity: int) -> DrafterBatch:
+        """Return an empty session of several requests beside a target.
+
+        Spec: DL-12.
+
+        Args:
+            target: whose embedding, head and features it uses; on the same device.
+            rows: requests side by side.
+            capacity: most positions of a row, the block's slots included.
+
+        Raises:
+            CheckpointError: the drafter was made for another target.
+            ConfigError: no rows, no capacity, or another device.
+        """
+        return DrafterBatch(self, target, rows=rows, capacity=capacity)
 
 
 def _run(

@@ -116,7 +116,7 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | BlockMa
         queries: (B, heads, Q, d).
         keys: (B, H, N, d); H divides the heads.
         values: (B, H, N, d).
-        mask: (B, 1, Q, N) bool, True where a query may look; a flex attention `BlockMask`; None: all.
+        mask: (B, 1, Q or 1, N) bool, True where a query may look; a flex attention `BlockMask`; None: all.
 
     Returns:
         (B, heads, Q, d).
@@ -125,6 +125,12 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | BlockMa
         return _compiled_flex()(queries, keys, values, block_mask=mask, enable_gqa=True)
     if mask is None:
         return functional.scaled_dot_product_attention(queries, keys, values, enable_gqa=True)
+    if mask.shape[2] == 1:
+        # One mask for all queries: the heads of a key head stand as further queries of it, and no key is
+        # copied.
+        folded = queries.unflatten(1, (keys.shape[1], -1)).flatten(2, 3)
+        read = functional.scaled_dot_product_attention(folded, keys, values, attn_mask=mask)
+        return read.unflatten(2, (-1, queries.shape[2])).flatten(1, 2)
     # With a mask CUDA has no fast kernel for grouped heads: repeat them.
     repeats = queries.shape[1] // keys.shape[1]
     keys, values = keys.repeat_interleave(repeats, dim=1), values.repeat_interleave(repeats, dim=1)

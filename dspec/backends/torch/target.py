@@ -13,6 +13,7 @@ from dspec.backends.target_digest import stride, target_digest
 from dspec.backends.torch.ops import check_placed, resolve_device, resolve_dtype
 from dspec.backends.torch.pretrained import read_pretrained
 from dspec.backends.torch.taps import tapped
+from dspec.backends.torch.target_batch import TargetBatch, shared_windows
 from dspec.backends.torch.target_checks import check_model
 from dspec.backends.torch.target_facts import read_eos_ids, read_facts
 from dspec.backends.torch.target_session import TargetSession
@@ -195,6 +196,23 @@ class Target:
         if not self._reads_trees:
             refuse_unless_trees(self.model)
             self._reads_trees = True
+
+    def batch(self, *, rows: int, layer_ids: Sequence[int] = (), capacity: int) -> TargetBatch | None:
+        """Return an empty session for several requests; None where rows of this model cannot share a pass.
+
+        Spec: DL-12.
+
+        Args:
+            rows: requests side by side.
+            layer_ids: decoder layers whose outputs the drafter reads; () gives no features.
+            capacity: most positions of a row, drafts included.
+
+        Raises:
+            ConfigError: an id that is no layer, no rows, or no capacity.
+        """
+        if shared_windows(self.model.get_decoder().config) is None:
+            return None
+        return TargetBatch(self, rows=rows, layer_ids=layer_ids, capacity=capacity)
 
     def digest(self) -> str:
         """Return what tells this target from any other, in every backend; its name does not count."""

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from dspec.backends.numpy import NumpyOps, TableDrafter, TableTarget
+from dspec.batching import batch_of
 from dspec.core.types import Draft, Scores
 from dspec.engine import Engine
 from dspec.errors import ConfigError, explain
@@ -85,6 +86,14 @@ class DeviceTarget:
         """Return an empty session."""
         return DeviceTargetSession(self.inner.session(layer_ids=layer_ids, capacity=capacity), self.ops)
 
+    def batch(
+        self, *, rows: int, layer_ids: Sequence[int] = (), capacity: int = 0
+    ) -> "DeviceTargetBatch | None":
+        """Return an empty session of several requests; None if the numpy model has none."""
+        inner = batch_of(self.inner)
+        opened = None if inner is None else inner(rows=rows, layer_ids=layer_ids, capacity=capacity)
+        return None if opened is None else DeviceTargetBatch(opened, self.ops)
+
 
 class DeviceTargetSession:
     """`TargetSession` over one of numpy, arrays on the device."""
@@ -99,18 +108,44 @@ class DeviceTargetSession:
 
     def prefill(self, tokens: Sequence[int]) -> Scores:
         """Read the prompt."""
-        return self._on_device(self._inner.prefill(tokens))
+        return _on_device(self._inner.prefill(tokens), self._ops)
 
     def score(self, anchor: int, draft_tokens: Any) -> Scores:
         """Read anchor and drafts."""
-        return self._on_device(self._inner.score(anchor, _to_numpy(draft_tokens, self._ops)))
+        return _on_device(self._inner.score(anchor, _to_numpy(draft_tokens, self._ops)), self._ops)
 
     def rewind(self, length: int) -> None:
         """Forget every position >= length."""
         self._inner.rewind(length)
 
-    def _on_device(self, scores: Scores) -> Scores:
-        return Scores(self._ops.from_host(scores.logits.astype(np.float32)), scores.features)
+
+class DeviceTargetBatch:
+    """`TargetBatch` over one of numpy, arrays on the device."""
+
+    def __init__(self, inner: Any, ops: Any) -> None:
+        self._inner, self._ops = inner, ops
+
+    @property
+    def lengths(self) -> list[int]:
+        """Committed positions of each row."""
+        return list(self._inner.lengths)
+
+    def prefill(self, row: int, tokens: Sequence[int]) -> Scores:
+        """Read the prompt of a row."""
+        return _on_device(self._inner.prefill(row, tokens), self._ops)
+
+    def score(self, anchors: Sequence[int], draft_tokens: Any, *, first: int = 0) -> Scores:
+        """Read anchor and drafts of the rows from `first` on."""
+        drafts = _to_numpy(draft_tokens, self._ops)
+        return _on_device(self._inner.score(anchors, drafts, first=first), self._ops)
+
+    def rewind(self, lengths: Sequence[int]) -> None:
+        """Forget every row's positions from `lengths[r]` on."""
+        self._inner.rewind(lengths)
+
+    def clear(self, row: int) -> None:
+        """Forget a row."""
+        self._inner.clear(row)
 
 
 class DeviceDrafter:
@@ -124,6 +159,14 @@ class DeviceDrafter:
         """Return an empty session."""
         inner = self.inner.session(getattr(target, "inner", target), capacity=capacity)
         return DeviceDrafterSession(inner, self.ops)
+
+    def batch(self, target: Any, *, rows: int, capacity: int = 0) -> "DeviceDrafterBatch | None":
+        """Return an empty session of several requests; None if the numpy model has none."""
+        inner = batch_of(self.inner)
+        if inner is None:
+            return None
+        opened = inner(getattr(target, "inner", target), rows=rows, capacity=capacity)
+        return None if opened is None else DeviceDrafterBatch(opened, self.ops)
 
 
 class DeviceDrafterSession:
@@ -139,21 +182,65 @@ class DeviceDrafterSession:
 
     def propose(self, anchor: int, position: int, features: Any, rule: Any) -> Draft:
         """Return K drafts after the anchor."""
-        ops = self._ops
-
-        def on_device(logits: Any, *first_slot: int) -> Draft:
-            # Not ascontiguousarray alone: a drafter may hand out a view of what it writes into again.
-            draft = rule(ops.from_host(logits.astype(np.float32, order="C")), *first_slot)
-            probs = None if draft.probs is None else _to_numpy(draft.probs, ops, np.float32)
-            return Draft(_to_numpy(draft.tokens, ops), probs)
-
-        draft = self._inner.propose(anchor, position, features, on_device)
-        probs = None if draft.probs is None else ops.from_host(draft.probs)
-        return Draft(ops.from_host(draft.tokens), probs)
+        return _proposed(self._inner, (anchor, position, features), rule, self._ops)
 
     def rewind(self, length: int) -> None:
         """Forget every position >= length."""
         self._inner.rewind(length)
+
+
+class DeviceDrafterBatch:
+    """`DrafterBatch` over one of numpy: the rule sees the backend's arrays."""
+
+    def __init__(self, inner: Any, ops: Any) -> None:
+        self._inner, self._ops = inner, ops
+
+    @property
+    def lengths(self) -> list[int]:
+        """Committed context positions of each row."""
+        return list(self._inner.lengths)
+
+    def prefill(self, row: int, features: Any) -> None:
+        """Take in the features of a prompt."""
+        self._inner.prefill(row, features)
+
+    def propose(
+        self,
+        anchors: Sequence[int],
+        positions: Sequence[int],
+        features: Any,
+        rule: Any,
+        *,
+        first: int = 0,
+    ) -> Draft:
+        """Return K drafts after the anchor of each row from `first` on."""
+        return _proposed(self._inner, (anchors, positions, features), rule, self._ops, first=first)
+
+    def rewind(self, lengths: Sequence[int]) -> None:
+        """Forget every row's positions from `lengths[r]` on."""
+        self._inner.rewind(lengths)
+
+    def clear(self, row: int) -> None:
+        """Forget a row."""
+        self._inner.clear(row)
+
+
+def _on_device(scores: Scores, ops: Any) -> Scores:
+    return Scores(ops.from_host(scores.logits.astype(np.float32)), scores.features)
+
+
+def _proposed(inner: Any, asked: tuple[Any, ...], rule: Any, ops: Any, **rows: int) -> Draft:
+    """Return what a session of numpy proposes, its rule seeing the backend's arrays."""
+
+    def on_device(logits: Any, *first_slot: int) -> Draft:
+        # Not ascontiguousarray alone: a drafter may hand out a view of what it writes into again.
+        draft = rule(ops.from_host(logits.astype(np.float32, order="C")), *first_slot)
+        probs = None if draft.probs is None else _to_numpy(draft.probs, ops, np.float32)
+        return Draft(_to_numpy(draft.tokens, ops), probs)
+
+    draft = inner.propose(*asked, on_device, **rows)
+    probs = None if draft.probs is None else ops.from_host(draft.probs)
+    return Draft(ops.from_host(draft.tokens), probs)
 
 
 def _to_numpy(array: Any, ops: Any, dtype: Any = np.int32) -> Any:

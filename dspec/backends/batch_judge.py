@@ -1,0 +1,263 @@
+"""The judge of a batch: rows of unlike settings judged in groups, read in one transfer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dspec.backends.judge import RequestJudge, first_tokens, malformed
+from dspec.backends.protocol import ArrayOps
+from dspec.core.batch import Found
+from dspec.core.numerics import widen
+from dspec.core.policies import GREEDY, Policy, draft_tokens
+from dspec.core.types import Array, Draft, Sampling, Scores, Uniforms, Verdict
+from dspec.rng import Purpose
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows that one call judges.
+
+    Args:
+        policy: theirs.
+        sampling: theirs.
+        rows: their numbers on the host.
+        index: the same on the device; None: they are all rows in order, and nothing is picked.
+    """
+
+    policy: Policy
+    sampling: Sampling
+    rows: tuple[int, ...]
+    index: Array | None
+
+    def pick(self, x: Array, *, xp: Any) -> Array:
+        """Return the rows of the group, of an array (B, ...)."""
+        return x if self.index is None else xp.take(x, self.index, axis=0)
+
+
+@dataclass(frozen=True)
+class Groups:
+    """All rows of a pass.
+
+    Args:
+        each: the groups; every row is in one.
+        back: index on the device that puts the groups' rows, one group after the other, into the order
+            of the rows; None: there is one group.
+    """
+
+    each: tuple[Group, ...]
+    back: Array | None
+
+
+class BatchJudge:
+    """Decides for several requests; implements `core.batch.BatchJudge`.
+
+    Rows with one policy and one set of settings are judged by one call, whose arithmetic is row by row
+    (RS-9). The uniforms of a pass are drawn on the host by each request's own key and sent in one piece.
+
+    Spec: DL-6, DL-12, RN-1, RN-2, RN-4, RS-9, RS-10, RS-13.
+
+    Args:
+        ops: the backend's array operations.
+        judges: of the requests, each as it would decide alone.
+        n_slots: K, drafted slots of a pass.
+    """
+
+    def __init__(self, ops: ArrayOps, judges: Sequence[RequestJudge], n_slots: int) -> None:
+        self.ops, self.judges, self.n_slots = ops, judges, n_slots
+        # Who sits where changes when a row is taken or freed: between, the indices stay on the device.
+        self._last: tuple[tuple[int | None, ...], Groups] = ((), Groups((), None))
+
+    def first(self, logits: Sequence[Array], who: Sequence[int], positions: Sequence[int]) -> list[Found]:
+        """Return the tokens after some prompts, each drawn at the key of its last position."""
+        xp, groups, warp = self.ops.xp, self.groups(who).each, self.ops.operation("warp")
+        rows = xp.concat([one[:, -1, :] for one in logits], axis=0)
+        close = None
+        if any(group.policy is not GREEDY for group in groups):
+            close = self.ops.from_host(self._host(who, positions, [(Purpose.CLOSE, 2)])[0])
+        verdicts = []
+        for group in groups:
+            own = None if close is None or group.policy is GREEDY else group.pick(close, xp=xp)
+            picked = group.pick(rows, xp=xp)
+            verdicts.append(first_tokens(picked, group.sampling, own, xp=xp, warp=warp))
+        return self.read(groups, verdicts, who, positions)
+
+    def opened(self, who: Sequence[int | None], positions: Sequence[int]) -> "BatchPass":
+        """Return the judge of a pass of all rows."""
+        return BatchPass(self, tuple(who), tuple(positions))
+
+    def groups(self, who: Sequence[int | None]) -> "Groups":
+        """Return the rows by policy and settings; a row without a request goes with the first."""
+        if self._last[0] != tuple(who):
+            self._last = (tuple(who), self._grouped(who))
+        return self._last[1]
+
+    def uniforms(
+        self, who: Sequence[int | None], positions: Sequence[int]
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        """Return uniforms to draft (B, K, 2), accept (B, K) and close (B, K + 1, 2), in one transfer.
+
+        A request's are those that `RequestJudge` draws: none for a greedy one. None where nobody has any.
+        """
+        k, rows = self.n_slots, len(who)
+        if all(one is None or self.judges[one].policy is GREEDY for one in who):
+            return None, None, None
+        parts = [(Purpose.DRAFT, 2 * k), (Purpose.ACCEPT, k), (Purpose.CLOSE, 2 * (k + 1))]
+        sent, xp = self.ops.from_host(np.concatenate(self._host(who, positions, parts), axis=1)), self.ops.xp
+        draft, accept, close = sent[:, : 2 * k], sent[:, 2 * k : 3 * k], sent[:, 3 * k :]
+        return xp.reshape(draft, (rows, k, 2)), accept, xp.reshape(close, (rows, k + 1, 2))
+
+    def read(
+        self,
+        groups: Sequence[Group],
+        verdicts: Sequence[Verdict],
+        who: Sequence[int | None],
+        positions: Sequence[int],
+    ) -> list[Found]:
+        """Bring all verdicts to the host in one transfer; a malformed law is the error of its row."""
+        xp = self.ops.xp
+        parts = [xp.concat([xp.astype(v.n_accepted, xp.int32)[:, None], v.tokens], axis=1) for v in verdicts]
+        packed = self.ops.to_host(parts[0] if len(parts) == 1 else xp.concat(parts, axis=0))
+        found: list[Found] = [(0, ())] * len(who)
+        for row, (n_accepted, *tokens) in zip((row for group in groups for row in group.rows), packed):
+            one = who[row]
+            if one is not None and n_accepted < 0:
+                found[row] = malformed(self.judges[one].stream, positions[row])
+            else:
+                found[row] = (n_accepted, tokens)
+        return found
+
+    def _grouped(self, who: Sequence[int | None]) -> Groups:
+        found: dict[Any, list[int]] = {}
+        for row, one in enumerate(who):
+            if one is not None:
+                own = self.judges[one]
+                # Greedy rows are alike whatever their other settings: nothing is warped.
+                key = GREEDY if own.policy is GREEDY else (own.policy, own.sampling)
+                found.setdefault(key, []).append(row)
+        firsts = [rows[0] for rows in found.values()]
+        lists = list(found.values())
+        lists[0].extend(row for row, one in enumerate(who) if one is None)
+        if len(lists) == 1:
+            return Groups((self._group(who, firsts[0], range(len(who)), None),), None)
+        index = [self.ops.from_host(np.array(rows, dtype=np.int32)) for rows in lists]
+        each = [self._group(who, *of) for of in zip(firsts, lists, index)]
+        back = np.argsort([row for rows in lists for row in rows]).astype(np.int32)
+        return Groups(tuple(each), self.ops.from_host(back))
+
+    def _group(
+        self, who: Sequence[int | None], first: int, rows: Sequence[int], index: Array | None
+    ) -> Group:
+        one = who[first]
+        assert one is not None
+        return Group(self.judges[one].policy, self.judges[one].sampling, tuple(rows), index)
+
+    def _host(
+        self, who: Sequence[int | None], positions: Sequence[int], parts: Sequence[tuple[Purpose, int]]
+    ) -> list[NDArray[np.float32]]:
+        """Return (B, n) float32 a part; rows that draw nothing for a purpose hold 0."""
+        made = [np.zeros((len(who), count), dtype=np.float32) for _, count in parts]
+        for row, (one, position) in enumerate(zip(who, positions)):
+            own = None if one is None else self.judges[one]
+            if own is None or own.policy is GREEDY:
+                continue
+            for (purpose, count), array in zip(parts, made):
+                if purpose is not Purpose.DRAFT or own.policy.samples:
+                    array[row] = own.stream.uniforms(purpose, position, (count,))
+        return made
+
+
+class BatchPass:
+    """One pass of all rows: the rule of its drafts, and its verdict; implements `core.batch.PassJudge`.
+
+    Args:
+        parent: the batch's judge.
+        who: the request of each row, or None.
+        positions: of the anchors.
+    """
+
+    def __init__(self, parent: BatchJudge, who: tuple[int | None, ...], positions: tuple[int, ...]) -> None:
+        self._parent, self._who, self._positions = parent, who, positions
+        self._groups = parent.groups(who)
+        self._draft, self._accept, self._close = parent.uniforms(who, positions)
+
+    def rule(self, logits: Array, first_slot: int = 0) -> Draft:
+        """Return drafts of all rows, each by its own policy; logits (B, K, V), or some slots of them."""
+        xp, uniforms = self._parent.ops.xp, self._draft
+        if uniforms is not None:
+            uniforms = uniforms[:, first_slot : first_slot + logits.shape[1], :]
+        drafts = [self._drafted(group, logits, uniforms) for group in self._groups.each]
+        back = self._groups.back
+        if back is None:
+            return drafts[0]
+        tokens = xp.take(xp.concat([draft.tokens for draft in drafts], axis=0), back, axis=0)
+        if all(draft.probs is None for draft in drafts):
+            return Draft(tokens)
+        # A row whose draft is deterministic has a law too where others' are kept; it is not read.
+        laws = [
+            xp.zeros_like(widen(group.pick(logits, xp=xp), xp=xp)) if draft.probs is None else draft.probs
+            for group, draft in zip(self._groups.each, drafts)
+        ]
+        return Draft(tokens, xp.take(xp.concat(laws, axis=0), back, axis=0))
+
+    def verdict(self, scores: Scores, draft: Draft) -> list[Found]:
+        """Return what each row decided."""
+        verdicts = [self._judged(group, scores, draft) for group in self._groups.each]
+        return self._parent.read(self._groups.each, verdicts, self._who, self._positions)
+
+    def _drafted(self, group: Group, logits: Array, uniforms: Array | None) -> Draft:
+        ops = self._parent.ops
+        xp, warp = ops.xp, ops.operation("warp")
+        own = group.pick(uniforms, xp=xp) if group.policy.samples else None
+        return draft_tokens(group.pick(logits, xp=xp), group.policy, group.sampling, own, xp=xp, warp=warp)
+
+    def _judged(self, group: Group, scores: Scores, draft: Draft) -> Verdict:
+        ops = self._parent.ops
+        xp, judge = ops.xp, ops.operation("judge")
+        probs = group.pick(draft.probs, xp=xp) if group.policy.samples else None
+        own = Draft(group.pick(draft.tokens, xp=xp), probs)
+        uniforms = None
+        if group.policy is not GREEDY:
+            uniforms = Uniforms(group.pick(self._accept, xp=xp), group.pick(self._close, xp=xp))
+        return judge(group.pick(scores.logits, xp=xp), own, group.policy, group.sampling, uniforms, xp=xp)
+
+
+class NoDrafterBatch:
+    """A drafter of several rows that proposes nothing: one token a pass and row.
+
+    Spec: DL-1, DL-12.
+
+    Args:
+        ops: the backend's array operations.
+        rows: B.
+    """
+
+    def __init__(self, ops: ArrayOps, rows: int) -> None:
+        self.lengths = [0] * rows
+        self._nothing = ops.from_host(np.zeros((rows, 0), dtype=np.int32))
+
+    def prefill(self, row: int, features: object) -> None:
+        """Take no features in."""
+
+    def propose(
+        self,
+        anchors: Sequence[int],
+        positions: Sequence[int],
+        features: object,
+        rule: object,
+        *,
+        first: int = 0,
+    ) -> Draft:
+        """Return a draft of no tokens in the rows from `first` on."""
+        self.lengths[first : first + len(positions)] = positions
+        return Draft(self._nothing[: len(positions)])
+
+    def rewind(self, lengths: Sequence[int]) -> None:
+        """Forget positions."""
+        self.lengths = [min(old, new) for old, new in zip(self.lengths, lengths)]
+
+    def clear(self, row: int) -> None:
+        """Forget a row."""
+        self.lengths[row] = 0

@@ -1,0 +1,104 @@
+"""Jobs decoded side by side: which models can, in which batches, and what becomes of the passes."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from dspec.backends.batch_judge import BatchJudge, NoDrafterBatch
+from dspec.backends.judge import RequestJudge
+from dspec.backends.protocol import ArrayOps
+from dspec.backends.tree_judge import RequestTreeJudge
+from dspec.core.batch import Entry, decode_batch
+from dspec.generation import Chunk
+from dspec.job import Job
+
+BATCH_SIZE = 8  # requests of a list that are decoded side by side, if nothing else is said
+
+
+def batch_of(model: Any) -> Any:
+    """Return a model's method `batch`; None: it decodes one request at a time.
+
+    A model that changes how sessions are opened, by a subclass or a wrapper, has no batches but its own:
+    those of the model inside would go past what it does.
+
+    Spec: DL-12.
+
+    Args:
+        model: a target or a drafter.
+
+    Example:
+        >>> batch_of(object()) is None
+        True
+    """
+    for place in (getattr(model, "__dict__", {}), *(vars(cls) for cls in type(model).__mro__)):
+        if "batch" in place:
+            return model.batch
+        if "session" in place:
+            return None
+    return None
+
+
+def alike(jobs: Sequence[Job]) -> list[list[int]]:
+    """Return the places of jobs that can share a batch: those that draft blocks, trees, or nothing.
+
+    Args:
+        jobs: in the order asked.
+    """
+    kinds: dict[tuple[bool, bool], list[int]] = {}
+    for i, job in enumerate(jobs):
+        kinds.setdefault((job.drafter is None, isinstance(job.judge, RequestTreeJudge)), []).append(i)
+    return [kinds[kind] for kind in sorted(kinds)]
+
+
+def open_batch(target: Any, ops: ArrayOps, jobs: Sequence[Job], rows: int) -> tuple[Any, Any] | None:
+    """Return sessions of several requests, of target and drafter; None: the models have none.
+
+    A tree pass reads one request: its mask is its own.
+
+    Spec: DL-12.
+
+    Args:
+        target: model of all jobs.
+        ops: array operations of its backend.
+        jobs: alike.
+        rows: requests side by side.
+    """
+    if any(isinstance(job.judge, RequestTreeJudge) for job in jobs):
+        return None
+    drafter, capacity = jobs[0].drafter, max(job.capacity for job in jobs)
+    of_target, of_drafter = batch_of(target), batch_of(drafter)
+    if of_target is None or (drafter is not None and of_drafter is None):
+        return None
+    layer_ids = () if drafter is None else drafter.layer_ids
+    opened = of_target(rows=rows, layer_ids=layer_ids, capacity=capacity)
+    if opened is None:
+        return None
+    if drafter is None:
+        return opened, NoDrafterBatch(ops, rows)
+    beside = of_drafter(target, rows=rows, capacity=capacity)
+    return None if beside is None else (opened, beside)
+
+
+def batch_chunks(
+    sessions: tuple[Any, Any], ops: ArrayOps, jobs: Sequence[Job], rows: int
+) -> Iterator[tuple[int, Chunk]]:
+    """Yield the chunks of some jobs as passes of all rows end.
+
+    Spec: DL-9, DL-12.
+
+    Args:
+        sessions: of `open_batch`.
+        ops: array operations of the backend.
+        jobs: alike.
+        rows: requests side by side.
+
+    Yields:
+        The place of the job and its chunk; a job that fails ends with one whose finish is "error".
+    """
+    judge = BatchJudge(ops, [job.judge for job in jobs if isinstance(job.judge, RequestJudge)], jobs[0].ahead)
+    entries = [Entry(job.ids, job.limits) for job in jobs]
+    stopped: set[int] = set()
+    for i, step in decode_batch(*sessions, judge, entries, rows=rows, stopped=stopped):
+        chunk = jobs[i].chunk(step)
+        if chunk.finish == "stop":
+            stopped.add(i)
+        yield i, chunk

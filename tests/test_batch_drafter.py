@@ -1,0 +1,73 @@
+"""A drafter of several rows proposes what a session of each row does, whichever rows take part."""
+
+import random
+
+import numpy as np
+import pytest
+
+from dspec.core.types import Draft
+from tests import tiny_models
+from tests.tiny_drafters import BLOCK, config_for, fresh
+from tests.tolerances import FORWARD_F32
+
+ROWS, CAPACITY = 4, 48
+
+
+class Mirror:
+    """A row's request: its own session, and the features that both are fed."""
+
+    def __init__(self, drafter, target, count):
+        self.session = drafter.session(target, capacity=CAPACITY)
+        self.position, self.features = count, None
+
+
+@pytest.mark.clause("DL-12", "DL-5", "RS-9")
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_taken_and_left_propose_as_sessions_of_their_own(room, seed):
+    """Passes run over the rows from the first taken to the last; features come a pass later."""
+    dice, rng = random.Random(seed), np.random.default_rng(seed)
+    target = tiny_models.opened("qwen3", room)
+    drafter = fresh(room, config_for(target))
+    width, batch = drafter.config.feature_size, drafter.batch(target, rows=ROWS, capacity=CAPACITY)
+    rows, features, window, compared = [None] * ROWS, None, (0, ROWS), 0
+
+    def made(*shape):
+        return rng.normal(size=(*shape, width)).astype(np.float32)
+
+    for _ in range(14):
+        for row in range(ROWS):
+            if rows[row] is None and dice.random() < 0.5:
+                rows[row] = Mirror(drafter, target, dice.randint(1, 12))
+                rows[row].features = made(1, rows[row].position)
+                batch.prefill(row, room.array(rows[row].features))
+        taken = [row for row in range(ROWS) if rows[row] is not None]
+        if not taken:
+            continue
+        first, end = taken[0], taken[-1] + 1
+        anchors = [dice.randrange(3, 59) for _ in range(first, end)]
+        positions = [0 if one is None else one.position for one in rows[first:end]]
+        fed = None if features is None else room.array(features)
+        seen = []
+        batch.propose(
+            anchors, positions, fed, lambda logits, seen=seen: kept(room, seen, logits), first=first
+        )
+        for row in taken:
+            one, own = rows[row], []
+            rule = lambda logits, own=own: kept(room, own, logits)  # noqa: E731
+            one.session.propose(anchors[row - first], one.position, room.array(one.features), rule)
+            assert np.abs(seen[0][row - first] - own[0][0]).max() <= FORWARD_F32
+            compared += 1
+        features, window = made(end - first, BLOCK), (first, end)
+        for row in taken:
+            rows[row].features = features[row - window[0]][None]
+            rows[row].position += dice.randint(1, BLOCK)
+            if dice.random() < 0.25 or rows[row].position + BLOCK > CAPACITY - 14:
+                rows[row] = None
+        batch.rewind([0 if one is None else one.position for one in rows])
+        assert all(length == 0 for length, one in zip(batch.lengths, rows, strict=True) if one is None)
+    assert compared > 15
+
+
+def kept(room, log, logits):
+    log.append(room.numpy(logits))
+    return Draft(room.xp.argmax(logits, axis=-1))
