@@ -145,5 +145,6 @@ def _verdict(plan: Plan) -> str:
     needs = plan.break_even(best.block_size)
     return (
         f"Speculation does not pay here: the best block size, {best.block_size}, is predicted at "
-        f"{plan.speedup(best):.2f} x one token a pass. It would need tau above {needs:.2f}; it has {best.tau:.2f}."
+        f"{plan.speedup(best):.2f} x one token a pass. "
+        f"It would need tau above {needs:.2f}; it has {best.tau:.2f}."
     )

@@ -126,7 +126,7 @@ def test_plan_on_the_command_line(capsys, tmp_path, room):
     assert status == 0 and found == json.loads((tmp_path / "out" / "plan.json").read_text())
     assert (tmp_path / "out" / "plan.png").stat().st_size > 10_000
     assert found["times"]["context"] == 12 and found["times"]["draft"] > 0
-    assert {"2", "4", "8", "16", "32"} < set(found["times"]["verify"]) | {"1"}
+    assert {"1", "2", "4", "8", "16", "32"} <= set(found["times"]["verify"])
     assert all(line["measured"] > 0 for line in found["forecasts"])
     assert found["pays"] == (max(line["speedup"] for line in found["forecasts"]) > 1)
     assert found["machine"]["device"] and 0 <= found["acceptance"][0] <= 1

@@ -36,7 +36,7 @@ class Scripted:
             raise ConfigError(explain("tau", tau, f"a number in [1, {1 + n_slots}], 1 + the drafted slots"))
         self.drafter, self.ops, self.tau = drafter, ops, tau
         self.layer_ids: tuple[int, ...] = () if drafter is None else drafter.layer_ids
-        self.known = np.array([*known, *[0] * (n_slots + 1)], dtype=np.int32)
+        self.known = np.array(known, dtype=np.int32)
         self.block_size = 1 + n_slots
 
     def session(self, target: Any, *, capacity: int) -> DrafterSession:
@@ -69,7 +69,9 @@ class _Session:
     def propose(self, anchor: int, position: int, features: Any, rule: DraftRule) -> Draft:
         """Let the drafter inside propose, then return the script's tokens."""
         script, n_slots = self._script, self._script.block_size - 1
-        tokens = script.known[position + 1 : position + 1 + n_slots].copy()
+        tokens = np.zeros(n_slots, dtype=np.int32)
+        ahead = script.known[position + 1 : position + 1 + n_slots]
+        tokens[: len(ahead)] = ahead
         right = script.accepted(self._passes)
         if right < n_slots:
             tokens[right] = tokens[right] - 1 if tokens[right] > 0 else 1

@@ -42,7 +42,7 @@ class Target:
         self.softcap: float | None = getattr(
             model.config.get_text_config(decoder=True), "final_logit_softcapping", None
         )
-        check_model(model, self.logits)
+        self.plain: bool = check_model(model, self.logits)
         self.eos_ids: frozenset[int] = read_eos_ids(model)
         self.facts: TargetFacts = read_facts(model, eos_ids=self.eos_ids, name=name)
 

@@ -12,7 +12,7 @@ from dspec.backends.layer_ids import check_layer_ids
 from dspec.backends.session_checks import check_prefill, check_score
 from dspec.backends.torch.cache import KeyValueCache
 from dspec.backends.torch.ops import exact_inference
-from dspec.backends.torch.taps import tapped
+from dspec.backends.torch.taps import read_body
 from dspec.core.types import Scores
 
 if TYPE_CHECKING:
@@ -108,8 +108,7 @@ class TargetSession:
 
     def _read(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
         """Run the body over new positions; commit them once the pass has finished."""
-        with tapped(self._body.layers, self._layer_ids, stop=False) as caught:
-            output = self._body(input_ids=ids, past_key_values=self._cache, use_cache=True)
+        hidden, caught = read_body(self._body, ids, self._cache, self._layer_ids, plain=self._target.plain)
         self._cache.advance(ids.shape[1])
         features = torch.cat([caught[i] for i in self._layer_ids], dim=-1) if self._layer_ids else None
-        return output.last_hidden_state, features
+        return hidden, features
