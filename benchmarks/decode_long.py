@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from dspec.backends.registry import open_room
+from dspec.backends.torch.ops import TorchOps
 from dspec.backends.torch.target import Target
 from dspec.config import TrainConfig
 from dspec.engine import Engine
@@ -41,9 +42,9 @@ def open_engine() -> Engine:
         initializer_range=0.2,
     )
     target = Target(transformers.Qwen3ForCausalLM(config))
-    room, ops = open_room("cpu")
-    settings = TrainConfig(block_size=BLOCK, layers=1, seq_len=64)
-    return Engine(target, room.new_learner(target, settings).drafter.eval(), ops)
+    room, _ = open_room("cpu")
+    settings = TrainConfig(block_size=BLOCK, layers=1, seq_len=64, mask_token_id=511)
+    return Engine(target, room.new_learner(target, settings).drafter.eval(), TorchOps(torch.device("cpu")))
 
 
 def resident() -> float | None:
