@@ -25,6 +25,7 @@ from typing import Any
 import decode_others as others
 import torch
 from decode_long import long_section
+from transformers import AutoModelForCausalLM
 
 import dspec
 from dspec.backends.registry import open_room
@@ -77,8 +78,8 @@ def open_engine(options: argparse.Namespace) -> Engine:
 class Round:
     """Every decoder on one prompt."""
 
-    def __init__(self, engine: Engine, prompt: list[int], options: argparse.Namespace) -> None:
-        self.prompt, self.n, self.engine = prompt, options.tokens, engine
+    def __init__(self, engine: Engine, model: Any, prompt: list[int], options: argparse.Namespace) -> None:
+        self.prompt, self.n, self.engine, self.model = prompt, options.tokens, engine, model
         self.alone = replace(engine, drafter=None)
         slots = engine.drafter.block_size - 1
         text = decode_rate(self.alone, prompt, max_new_tokens=self.n + slots + 1)["tokens"]
@@ -86,7 +87,7 @@ class Round:
         self.dspec = {ALONE: self.alone, DRAFTED: replace(engine, drafter=script)}
         if options.drafter:
             self.dspec[OWN] = engine
-        self.others = others.transformers_decoders(engine.target.model, options.assistant)
+        self.others = others.transformers_decoders(model, options.assistant)
         self.context = [*prompt, *text[: self.n // 2]]
 
     def run(self) -> dict[str, Any]:
@@ -101,14 +102,16 @@ class Round:
         sizes = [1, self.engine.drafter.block_size]
         clock = {"repetitions": 7, "clock": time.process_time}
         found["passes"] = measure_passes(self.engine, self.context, new_tokens=sizes, **clock)
-        found["bare"] = others.bare_passes(self.engine.target.model, self.context, sizes, 7)
+        found["bare"] = others.bare_passes(self.model, self.context, sizes, 7)
         return found
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     engine = open_engine(options)
+    # The same weights once more: what dspec loads has dspec's attention.
+    model = AutoModelForCausalLM.from_pretrained(options.target, dtype=torch.float32).eval()
     prompts = [engine.encode(p) for p in load_suite("tiny").prompts[:: 12 // options.prompts or 1]]
-    rounds = [Round(engine, prompt, options) for prompt in prompts[: options.prompts]]
+    rounds = [Round(engine, model, prompt, options) for prompt in prompts[: options.prompts]]
     runs: list[list[dict[str, Any]]] = [[] for _ in rounds]
     for number in range(1 + options.repetitions):
         for one, kept in zip(rounds, runs, strict=True):
@@ -122,13 +125,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     }
     if options.mlx:
         short = [prompt[:24] for prompt in prompts[:2]]
-        report["mlx"] = others.mlx_section(options.target, short, 16, 4)
+        report["mlx"] = others.mlx_section(options.target, short, 41, 4)
     return report
 
 
 def count_passes(one: Round, decode: others.Decode) -> dict[str, float]:
     """The target's passes of transformers' loop, not timed."""
-    with others.counted(one.engine.target.model) as passes:
+    with others.counted(one.model) as passes:
         decode(one.prompt, one.n)
     return {"passes": len(passes), "tokens a pass": one.n / len(passes)}
 

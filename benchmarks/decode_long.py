@@ -12,6 +12,7 @@ import transformers
 
 from dspec.backends.registry import open_room
 from dspec.backends.torch.ops import TorchOps
+from dspec.backends.torch.pretrained import group_heads
 from dspec.backends.torch.target import Target
 from dspec.config import TrainConfig
 from dspec.engine import Engine
@@ -41,7 +42,9 @@ def open_engine() -> Engine:
         max_position_embeddings=10_500,
         initializer_range=0.2,
     )
-    target = Target(transformers.Qwen3ForCausalLM(config))
+    model = transformers.Qwen3ForCausalLM(config)
+    group_heads(model)  # as for every target that dspec loads
+    target = Target(model)
     room, _ = open_room("cpu")
     settings = TrainConfig(block_size=BLOCK, layers=1, seq_len=64, mask_token_id=511)
     return Engine(target, room.new_learner(target, settings).drafter.eval(), TorchOps(torch.device("cpu")))

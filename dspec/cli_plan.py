@@ -1,8 +1,10 @@
 """`dspec bench --plan`: how fast speculation can be on this machine, and whether it pays."""
 
+import os
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
+from time import perf_counter, process_time
 from typing import Any
 
 from rich.console import Console
@@ -12,8 +14,9 @@ from dspec.engine import Engine
 from dspec.errors import ConfigError, explain
 from dspec.evaluation.bench import run_suite
 from dspec.evaluation.machine import describe_device, describe_machine, describe_versions
-from dspec.evaluation.pass_times import NEW_TOKENS, measure_passes, measure_plan
+from dspec.evaluation.pass_times import NEW_TOKENS, Clock, measure_passes, measure_plan
 from dspec.evaluation.plan_picture import draw_plan
+from dspec.evaluation.report import FEWEST
 from dspec.evaluation.roofline import Plan, make_plan
 from dspec.evaluation.suites import Suite, load_suite
 
@@ -82,25 +85,37 @@ def show_plan(
     rates = acceptance or _measured(engine, prompts, max_new_tokens, temperature, seed)
     text = _fill(engine, prompts, context)
     sizes = {*NEW_TOKENS[1:], *([] if engine.drafter is None else [engine.drafter.block_size])}
-    plan = make_plan(measure_passes(engine, text), rates, block_sizes=sorted(sizes))
-    start = max(context - max_new_tokens // 2, 1)
-    plan = measure_plan(engine, plan, text[:start], max_new_tokens=max_new_tokens)
     device = describe_device(engine.target, backend=backend)
+    clock, clock_name = _clock(device)
+    plan = make_plan(measure_passes(engine, text, clock=clock), rates, block_sizes=sorted(sizes))
+    start = max(context - max_new_tokens // 2, 1)
+    plan = measure_plan(engine, plan, text[:start], max_new_tokens=max_new_tokens, clock=clock)
     if not quiet:
         Console().print(_table(plan, device), _verdict(plan), highlight=False)
     if output is not None:
-        note = f"{device}, float of the weights, batch 1, greedy; medians of interleaved repetitions"
+        note = f"{device}, {clock_name}, batch 1, greedy; medians of interleaved repetitions"
         draw_plan(output / "plan.png", plan, title="What a block size is worth", note=note)
-    machine = {**describe_machine(), "device": device}
+    machine = {**describe_machine(), "device": device, "clock": clock_name}
     return {**plan.as_dict(), "machine": machine, "versions": describe_versions()}
 
 
+def _clock(device: str) -> tuple[Clock, str]:
+    """Wall time; where one thread does all the work, that thread's: others may share its processor."""
+    if device == "cpu" and os.environ.get("OMP_NUM_THREADS") == "1":
+        return process_time, "CPU time of one thread"
+    return perf_counter, "wall time"
+
+
 def _measured(engine: Engine, suite: Suite, n: int, temperature: float, seed: int) -> tuple[float, ...]:
-    """Acceptance by slot of the drafter, up to the first slot that no pass reached."""
+    """Acceptance by slot of the drafter, up to the first slot that few passes reached."""
     if engine.drafter is None:
         raise ConfigError(explain("--plan", "no drafter", "a drafter, or --acceptance of the drafts"))
     result = run_suite(engine, suite, max_new_tokens=n, temperature=temperature, seed=seed)
-    rates = tuple(takewhile(lambda rate: rate == rate, result.stats.alpha))
+    pairs = list(zip(result.stats.alpha, result.reached))
+    # What few passes reached is mostly noise: the last share that is not holds for the slots after it.
+    rates = tuple(a for a, n in takewhile(lambda pair: pair[1] >= FEWEST, pairs)) or tuple(
+        a for a, n in pairs[:1] if n
+    )
     if not rates:
         raise ConfigError(explain("--plan", "no verify pass", "more than one --max-new-tokens"))
     return rates
