@@ -57,7 +57,7 @@ class Problem:
         return zip(*(x.split(self.chunk) for x in (self.hidden, self.target, self.labels)))
 
 
-def finish(problem, objective, log_prob, hit, overlap=None, divergence=None):
+def finish(problem, objective, log_prob, hit, overlap=None, divergence=None, mixed=None):
     """Make the objective and its backward from the rows' statistics, as a learner does."""
 
     def blocks(x):
@@ -73,7 +73,7 @@ def finish(problem, objective, log_prob, hit, overlap=None, divergence=None):
     weights = objectives.weights_by_signal(objective, *seen, sums, law=law, xp=xp)
     losses = {"gold": -log_prob}
     if objective.needs_law:
-        losses |= {"overlap": -overlap, "divergence": divergence}
+        losses |= {"overlap": -overlap, "divergence": divergence, "mixed": mixed}
     sum((c.flatten() * losses[signal]).sum() for signal, c in weights.items()).backward()
 
 
@@ -95,12 +95,17 @@ def cross_entropy(hidden, head, labels):
     return -functional.cross_entropy(logits, labels, reduction="none"), logits.argmax(dim=1) == labels
 
 
+def core_overlap(objective):
+    """Core's operation on the target's law, as an objective wants it."""
+    options = {"temperature": objective.temperature, "eta": objective.eta}
+    return partial(core_overlap_statistics, **options, stop_gradient=torch.Tensor.detach, xp=xp)
+
+
 def naive(problem, objective):
     """Run all rows at once, by autograd."""
     if objective.needs_law:
         states = (problem.hidden, problem.head, problem.target, problem.labels)
-        rows = core_overlap_statistics(*states, temperature=objective.temperature, xp=xp)
-        finish(problem, objective, *rows)
+        finish(problem, objective, *core_overlap(objective)(*states))
     else:
         logits = problem.hidden.to(problem.head.dtype) @ problem.head.T
         log_prob = torch.log_softmax(logits, dim=1, dtype=torch.float32).gather(1, problem.labels[:, None])
@@ -112,8 +117,7 @@ def checkpointed(problem, objective):
     found = []
     for hidden, target, labels in problem.parts():
         if objective.needs_law:
-            function = partial(core_overlap_statistics, temperature=objective.temperature, xp=xp)
-            arguments = (hidden, problem.head, target, labels)
+            function, arguments = core_overlap(objective), (hidden, problem.head, target, labels)
         else:
             function, arguments = cross_entropy, (hidden, problem.head, labels)
         found.append(checkpoint(function, *arguments, use_reentrant=False))
@@ -194,7 +198,8 @@ def fused(problem, objective):
     """Run this library's operations."""
     if objective.needs_law:
         states = (problem.hidden, problem.head, problem.target, problem.labels)
-        options = {"temperature": objective.temperature, "signals": objective.signals, "chunk": problem.chunk}
+        options = {"temperature": objective.temperature, "eta": objective.eta}
+        options |= {"signals": objective.signals, "chunk": problem.chunk}
         finish(problem, objective, *overlap_statistics(*states, **options))
     else:
         found = gold_log_probs(problem.hidden, problem.head, problem.labels, chunk=problem.chunk)

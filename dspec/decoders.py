@@ -18,7 +18,7 @@ class Speculative:
     """Draft a block, verify it in one target pass.
 
     Args:
-        policy: "one_hot" (default), "rejection", "sample_match" or "greedy"; see core.policies.
+        policy: "one_hot" (default), "rejection", "block", "sample_match" or "greedy"; see core.policies.
 
     Example:
         >>> Speculative(policy="rejection").policy
@@ -140,8 +140,8 @@ class SelfSpeculative:
     Args:
         block_size: B; None: the model's own.
         exact: keep the law; the options marked (hybrid) are then refused.
-        policy: (exact) how drafts are drawn and judged: "rejection" (default: sampled drafts), "one_hot",
-            "sample_match"; at temperature 0 all are greedy.
+        policy: (exact) how drafts are drawn and judged: "rejection" (default: sampled drafts), "block",
+            "one_hot", "sample_match"; at temperature 0 all are greedy.
         window: (exact) "sliding" drafts B positions from the first unknown one, "aligned" those left in
             its block.
         bonus: (exact) judge the position after the drafts too.

@@ -42,6 +42,12 @@ LAW_CASES = {
     "tv(weight=2)": [("tv", {"gamma": inf, "weight": 2.0})],
     "lk(2, 5)": [("lk", {"eta": 2.0, "gamma": 5.0, "weight": 1.0})],
     "lk": [("lk", {"eta": 3.0, "gamma": inf, "weight": 1.0})],
+    "lk(2, 5)+tv(4)+kl(weight=3)+lk(2)": [
+        ("lk", {"eta": 2.0, "gamma": 5.0, "weight": 1.0}),
+        ("tv", {"gamma": 4.0, "weight": 1.0}),
+        ("kl", {"gamma": inf, "weight": 3.0}),
+        ("lk", {"eta": 2.0, "gamma": inf, "weight": 1.0}),
+    ],
     "log_overlap(4)": [("log_overlap", {"gamma": 4.0, "weight": 1.0})],
     "overlap_chain": [("overlap_chain", {"weight": 40.0})],
     "reach(0.2, weight=3)": [("reach", {"alpha": 0.2, "weight": 3.0})],

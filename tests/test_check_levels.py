@@ -68,7 +68,7 @@ def test_all_statistical_parts_together_fail_a_right_library_less_than_once_in_a
     for level in LEVELS.values():
         parts = plan(level, backends)
         alphas = [part.arguments["alpha"] for part in parts if part.check in ("distribution", "independence")]
-        assert len(alphas) == 9 * len(backends) and 8e-10 < sum(alphas) < 1e-9
+        assert len(alphas) == 12 * len(backends) and 8e-10 < sum(alphas) < 1e-9
         assert not any(
             "alpha" in p.arguments for p in parts if p.check not in ("distribution", "independence")
         )

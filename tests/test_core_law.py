@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dspec.core.objectives import Law, Objective, sums, value, weights, weights_by_signal
+from dspec.core.objectives import Law, Objective, Progress, sums, value, weights, weights_by_signal
 from dspec.core.overlap import overlap_statistics
 from dspec.errors import ConfigError, ShapeError
 from dspec.oracle import law as law_oracle
@@ -45,6 +45,17 @@ def whole(objective, batch, law, xp, **extra):
     return value(objective, total, xp=xp), total
 
 
+def unmixed(objective, found, overlap):
+    """Weights as numpy, that of `mixed` parted between the overlap and the divergence."""
+    found = {signal: to_numpy(c) for signal, c in found.items()}
+    mixed = found.pop("mixed", None)
+    if mixed is not None:
+        share = np.exp(-objective.eta * np.where(mixed > 0, overlap, 0))
+        for signal, part in (("overlap", 1 - share), ("divergence", share)):
+            found[signal] = found.get(signal, 0.0) + part * mixed
+    return found
+
+
 @pytest.mark.clause("OB-12", "OB-13", "OB-14", "OB-15", "OB-16", "OB-17", "OB-19", "OB-20")
 @every_case
 @every_reduction
@@ -59,10 +70,12 @@ def test_value_and_weights_are_the_oracles(namespace, text, reduction, case):
     expected = oracle.objective_value(LAW_CASES[text], *batch, reduction, law=law)
     np.testing.assert_allclose(to_numpy(found), expected, **close(xp))
     ours = weights_by_signal(objective, *placed, total, law=Law(*its_law), xp=xp)
+    assert tuple(ours) == objective.signals
+    ours = unmixed(objective, ours, law[0])
     theirs = oracle.objective_gradients(LAW_CASES[text], *batch, reduction, law=law)
     for signal, slope in theirs.items():
         rising = slope if signal == "divergence" else -slope
-        c = to_numpy(ours[signal]) if signal in ours else np.zeros_like(slope)
+        c = ours.get(signal, np.zeros_like(slope))
         # A chain's slope in an overlap near 0 is its own quotient; compare what it adds to the loss.
         scale = np.maximum(law[0], 1e-30) if signal == "overlap" else 1.0
         np.testing.assert_allclose(c * scale, rising * scale, **close(xp))
@@ -77,6 +90,7 @@ def test_autograd_of_the_value_is_the_weights_signal_by_signal(room, text, reduc
     batch, law = place(example(), xp), place(law_example(), xp)
     _, total = whole(objective, batch, law, xp)
     ours = weights_by_signal(objective, *batch, total, law=Law(*law), xp=xp)
+    ours = unmixed(objective, ours, to_numpy(law[0]))
     stop = {"stop_gradient": room.stop_gradient}
     at = {
         "gold": lambda x: whole(objective, (x, *batch[1:]), law, xp, **stop)[0],
@@ -84,11 +98,11 @@ def test_autograd_of_the_value_is_the_weights_signal_by_signal(room, text, reduc
         "divergence": lambda x: whole(objective, batch, (law[0], x, law[2]), xp, **stop)[0],
     }
     for signal, start in (("gold", batch[0]), ("overlap", law[0]), ("divergence", law[1])):
-        if signal not in objective.signals:
+        if signal not in ours:
             continue
         found = room.gradient(at[signal], start)
         sign = 1 if signal == "divergence" else -1
-        np.testing.assert_allclose(found, sign * to_numpy(ours[signal]), **gradient_close(xp))
+        np.testing.assert_allclose(found, sign * ours[signal], **gradient_close(xp))
         assert np.abs(found).max() > 1e-4
 
 
@@ -181,6 +195,17 @@ def test_two_temperatures_in_one_sum_are_refused():
         Objective.parse("kl(10, temperature=0)")
 
 
+@pytest.mark.clause("OB-16", "OB-18")
+def test_two_etas_in_one_sum_are_refused():
+    assert Objective.parse("lk(2, 10)+kl+lk(2)").eta == 2 and Objective.parse("lk").eta == 3
+    assert Objective.parse("kl").eta == 0  # nobody reads the mix
+    for text in ("lk(2)+lk", "lk(2)+lk(0->2)"):
+        with pytest.raises(ConfigError, match=r"one eta.*\[OB-16\]"):
+            Objective.parse(text)
+    scheduled = Objective.parse("lk(0->3, 10)+lk(0->3)")
+    assert [scheduled.at(Progress(step, 3)).eta for step in range(3)] == [0, 1.5, 3]
+
+
 @pytest.mark.clause("OB-12")
 def test_an_objective_says_what_it_must_be_shown():
     told = {text: Objective.parse(text) for text in ("ltr", "cat", "reach", "lk+decay(10)", "overlap_chain")}
@@ -188,7 +213,7 @@ def test_an_objective_says_what_it_must_be_shown():
         "ltr": ("gold",),
         "cat": ("gold",),
         "reach": ("divergence",),
-        "lk+decay(10)": ("gold", "overlap", "divergence"),
+        "lk+decay(10)": ("gold", "mixed"),
         "overlap_chain": ("overlap",),
     }
     assert [x.needs_law for x in told.values()] == [False, False, True, True, True]
@@ -201,13 +226,13 @@ def rows(rows=5, width=4, vocab=9, seed=0):
     return *(2 * x for x in made), rng.integers(0, vocab, rows)
 
 
-@pytest.mark.clause("OB-12")
+@pytest.mark.clause("OB-12", "OB-16")
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 @pytest.mark.parametrize("softcap", [None, 3.0])
 def test_statistics_of_rows_are_the_oracles(xp, temperature, softcap):
     hidden, head, target_hidden, labels = rows()
     arrays = place((hidden, head, target_hidden, labels), xp)
-    found = overlap_statistics(*arrays, temperature=temperature, softcap=softcap, xp=xp)
+    found = overlap_statistics(*arrays, temperature=temperature, softcap=softcap, eta=2.0, xp=xp)
     for row in range(len(labels)):
         ours, theirs = (
             [x if softcap is None else softcap * np.tanh(x / softcap) for x in head @ states[row]]
@@ -216,22 +241,29 @@ def test_statistics_of_rows_are_the_oracles(xp, temperature, softcap):
         said = law_oracle.row(ours, [x / temperature for x in theirs])
         np.testing.assert_allclose(to_numpy(found.overlap)[row], said.overlap, **close(xp))
         np.testing.assert_allclose(to_numpy(found.divergence)[row], said.divergence, **close(xp))
+        block, its_law = ([[0.0]], [[1]], [[1]]), ([[said.overlap]], [[said.divergence]], None)
+        mixed = oracle.objective_value([("lk", {"eta": 2.0})], *block, law=its_law)
+        np.testing.assert_allclose(to_numpy(found.mixed)[row], mixed, **close(xp))
 
 
-@pytest.mark.clause("OB-12")
+@pytest.mark.clause("OB-12", "OB-16")
 def test_the_derivatives_of_a_row_are_those_of_the_clause(room):
     hidden, head, target_hidden, labels = rows()
     xp = room.xp
     arrays = place((hidden, head, target_hidden, labels), xp)
-    for name in ("overlap", "divergence"):
+    options = {"eta": 2.0, "xp": xp, "stop_gradient": room.stop_gradient}
+    for name in ("overlap", "divergence", "mixed"):
 
         def total(h, name=name):
-            return xp.sum(getattr(overlap_statistics(h, *arrays[1:], xp=xp), name))
+            return xp.sum(getattr(overlap_statistics(h, *arrays[1:], **options), name))
 
         slope = room.gradient(total, arrays[0])
         for row in range(len(labels)):
             said = law_oracle.row(list(head @ hidden[row]), list(head @ target_hidden[row]))
-            expected = np.array(getattr(said, f"{name}_slope")) @ head
+            near, far = np.exp(-2 * said.overlap), np.exp(-2 * said.overlap) - 1
+            near, far = {"overlap": (0, 1), "divergence": (1, 0), "mixed": (near, far)}[name]
+            by_logit = near * np.array(said.divergence_slope) + far * np.array(said.overlap_slope)
+            expected = by_logit @ head
             np.testing.assert_allclose(slope[row], expected, **gradient_close(xp))
 
 

@@ -49,11 +49,11 @@ def rows(dtype=torch.float32, device="cuda"):
     return hidden, head, target, labels
 
 
-def gradient(function, hidden, *others, weights=(1.0, 1.0, 1.0), **options):
+def gradient(function, hidden, *others, weights=(1.0, 1.0, 1.0, 1.0), **options):
     """The statistics of rows and the gradient of a weighted sum of their losses."""
     hidden = hidden.clone().requires_grad_()
     found = function(hidden, *others, **options)
-    losses = (-found[0], *(() if len(found) == 2 else (-found[2], found[3])))
+    losses = (-found[0], *(() if len(found) == 2 else (-found[2], found[3], found[4])))
     sum(w * x.sum() for w, x in zip(weights, losses)).backward()
     return found, hidden.grad
 
@@ -73,15 +73,16 @@ def test_the_gold_kernel_is_the_eager_operation(dtype, softcap):
 
 @on_cuda
 @pytest.mark.clause("OB-12")
-@pytest.mark.parametrize("signals", [SIGNALS, ("divergence",), ("gold", "overlap")])
+@pytest.mark.parametrize("signals", [SIGNALS, ("divergence",), ("gold", "overlap"), ("mixed",)])
 @pytest.mark.parametrize("softcap", [None, 5.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_overlap_kernel_is_the_eager_operation(dtype, softcap, signals):
     arrays, options = rows(dtype), {"temperature": 0.8, "softcap": softcap, "signals": signals}
+    options["eta"] = 2.0
     ours, slope = gradient(cuda_overlap.overlap_statistics_triton, *arrays, chunk=20, **options)
     theirs, expected = gradient(overlap.overlap_statistics, *arrays, **options)
     assert torch.equal(ours.hit, theirs.hit) and ours.hit[0]
-    for field in ("log_prob", "overlap", "divergence"):
+    for field in ("log_prob", "overlap", "divergence", "mixed"):
         assert (getattr(ours, field) - getattr(theirs, field)).abs().max() <= DIVERGENCE_F32, field
     assert (slope - expected).norm() <= SLOPES[dtype][1] * expected.norm()
 
@@ -146,6 +147,7 @@ def test_the_kernels_refuse_what_is_not_on_cuda():
         ("signals", {"signals": ("golden",)}),
         ("temperature", {"temperature": 0.0}),
         ("temperature", {"temperature": -1.0}),
+        ("eta", {"eta": -1.0}),
         ("head", {"head": torch.float64}),
     ],
 )

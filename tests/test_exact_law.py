@@ -7,7 +7,8 @@ from dspec.core.decode import Limits, decode
 from dspec.errors import SpecViolation
 from dspec.oracle.decode import generate
 from dspec.oracle.enumerate import enumerate_law
-from dspec.oracle.rejection import POLICIES, draw, draw_two_level, residual
+from dspec.oracle.policies import POLICIES
+from dspec.oracle.rejection import draw, draw_two_level, residual
 from dspec.testing.checks.laws import check_exact_law
 from dspec.testing.models.strategies import worlds
 from dspec.testing.models.symbolic import ExactDrafter, ExactJudge, ExactTarget

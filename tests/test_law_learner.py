@@ -15,7 +15,7 @@ from tests.tiny_training import make_config, make_learner, make_target
 from tests.tolerances import TRAINING_GRADIENT
 
 TEXTS = ("cat", "kl(3)", "lk+decay(5)", "overlap_chain+decay(10)", "log_overlap")
-TEXTS += ("reach(0.5, temperature=0.7)",)
+TEXTS += ("reach(0.5, temperature=0.7)", "lk(2, 3)+tv+kl(3)+lk(2)")
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +74,7 @@ def test_gradient_is_that_of_the_objective_by_autograd(text, overrides):
     hidden = hidden.flatten(0, 1)[part.rows]
     objective = Objective.parse(text)
     options = {"temperature": objective.temperature, "xp": xp}
+    # The mix of lk is not asked for: `sums` makes it of overlap and divergence.
     rows = overlap_statistics(hidden, head, part.states, part.labels, **options)
     confidence = torch.log_softmax(part.states @ head.T, 1).gather(1, part.labels[:, None])[:, 0]
 
@@ -134,6 +135,21 @@ def test_a_schedule_moves_with_the_steps(room, target):
     assert str(scheduled.now) == "decay(6)+chain(20)"
 
 
+@pytest.mark.clause("OB-16", "OB-18")
+@pytest.mark.parametrize("overrides", [True, False])
+def test_a_scheduled_eta_reaches_the_mix(room, target, overrides):
+    config, options = make_config(steps=3), {"overrides": overrides}
+    scheduled, fixed, other = (
+        make_learner(room, target, config, text, **options)
+        for text in ("lk(0->3, 10)+lk(0->3)", "lk(1.5, 10)+lk(1.5)", "lk(3, 10)+lk(3)")
+    )
+    parts = read(room, target, config)
+    reports = [x.train_step(parts, Progress(1, 3)) for x in (scheduled, fixed, other)]
+    assert reports[0] == reports[1] and reports[0].grad_norm != reports[2].grad_norm
+    after, same = weights_of(room, scheduled), weights_of(room, fixed)
+    assert all((after[name] == same[name]).all() for name in after)
+
+
 @pytest.mark.clause("OB-12")
 def test_a_micro_batch_without_the_target_s_states_is_refused(room, target):
     config = make_config()
@@ -149,12 +165,11 @@ def test_rows_of_no_weight_may_be_left_out():
     target = make_target(room)
     exact = make_config()
     parts = [room.micro_batch.MicroBatch.read(target, cut(exact), (0, 1))]
-    values, grads = zip(
-        *(
-            gradient(room, make_learner(room, target, make_config(skip=skip), "chain(40)"), parts)
-            for skip in (0.0, 0.05)
-        )
-    )
+    found = []
+    for skip in (0.0, 0.05):
+        found.append(gradient(room, make_learner(room, target, make_config(skip=skip), "chain(40)"), parts))
+        assert ("runs" in vars(parts[0])) == (skip > 0)  # made for whom reads them
+    values, grads = zip(*found)
     assert values[0] == values[1]
     flat = [np.concatenate([g.ravel() for g in one.values()]) for one in grads]
     error = np.linalg.norm(flat[1] - flat[0]) / np.linalg.norm(flat[0])

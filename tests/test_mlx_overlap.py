@@ -16,7 +16,8 @@ pytestmark = [
     pytest.mark.skipif(not MLX.installed, reason="mlx is not installed"),
 ]
 
-FIELDS = {"gold": "log_prob", "overlap": "overlap", "divergence": "divergence"}
+FIELDS = {"gold": "log_prob", "overlap": "overlap", "divergence": "divergence", "mixed": "mixed"}
+ETA = 2.0  # of `mixed`
 
 
 def pair(dtype="float32", *, seed=0, **sizes):
@@ -27,14 +28,16 @@ def pair(dtype="float32", *, seed=0, **sizes):
 
 
 def statistics(*arrays, **options):
-    return MLX.overlap.overlap_statistics(*arrays, xp=MLX.xp, **options)
+    return MLX.overlap.overlap_statistics(*arrays, xp=MLX.xp, **{"eta": ETA, **options})
 
 
 def gradient(function, hidden, *rest, signal, weights=None, **options):
     """Gradient of the weighted sum of one statistic with respect to the hidden states, as numpy."""
 
+    options = {"eta": ETA, "xp": MLX.xp, "stop_gradient": MLX.stop_gradient, **options}
+
     def value(hidden):
-        column = getattr(function(hidden, *rest, xp=MLX.xp, **options), FIELDS[signal])
+        column = getattr(function(hidden, *rest, **options), FIELDS[signal])
         return (column if weights is None else weights * column).sum()
 
     return MLX.gradient(value, hidden)
@@ -70,10 +73,14 @@ def reference(hidden, head, target, labels, *, softcap=None, temperature=1.0):
         "overlap": below - q * below.sum(axis=1, keepdims=True),
         "divergence": q - p,
     }
+    share = np.exp(-ETA * values["overlap"])
+    values["mixed"] = share * values["divergence"] + (1 - share) * (1 - values["overlap"])
+    # The share is held: no derivative of it.
+    by_logit["mixed"] = (share * by_logit["divergence"].T - (1 - share) * by_logit["overlap"].T).T
     return values, q.argmax(axis=1) == labels, {name: (x * slope) @ head for name, x in by_logit.items()}
 
 
-@pytest.mark.clause("OB-12")
+@pytest.mark.clause("OB-12", "OB-16")
 @pytest.mark.parametrize(("softcap", "temperature"), [(None, 1.0), (3.0, 0.7)])
 @pytest.mark.parametrize("chunk", [1, 8, 37, 64])
 def test_values_and_gradients_are_those_of_float64(chunk, softcap, temperature):
@@ -95,7 +102,7 @@ def test_values_and_gradients_are_those_of_float64(chunk, softcap, temperature):
 @pytest.mark.clause("OB-12")
 def test_one_pass_gives_the_gradient_of_any_sum_of_signals():
     hidden, *rest = pair()
-    weights = dict(zip(SIGNALS, np.random.default_rng(3).random((3, 37), dtype=np.float32)))
+    weights = dict(zip(SIGNALS, np.random.default_rng(3).random((len(SIGNALS), 37), dtype=np.float32)))
 
     def value(hidden):
         rows = statistics(hidden, *rest, chunk=8)
@@ -123,7 +130,7 @@ def test_statistics_keep_their_digits_over_a_real_vocabulary(vocab):
 def test_bfloat16_statistics_are_float32(signal, softcap):
     arrays = pair("bfloat16", vocab=1001)
     ours = statistics(*arrays, softcap=softcap, chunk=8)
-    core = core_overlap_statistics(*arrays, softcap=softcap, xp=MLX.xp)
+    core = core_overlap_statistics(*arrays, softcap=softcap, eta=ETA, xp=MLX.xp)
     # Core makes the same bfloat16 logits: what differs is the arithmetic after them.
     for one, other in zip(ours, core):
         assert one.dtype == other.dtype
@@ -157,7 +164,7 @@ def test_equal_laws_overlap_whole_and_give_no_gradient():
     rows = statistics(hidden, head, hidden, labels, chunk=8)
     assert_close(MLX.numpy(rows.overlap), 1.0, FLOAT32_LOG_PROB)
     assert (MLX.numpy(rows.divergence) == 0).all()
-    for signal in ("overlap", "divergence"):
+    for signal in ("overlap", "divergence", "mixed"):
         found = gradient(MLX.overlap.overlap_statistics, hidden, head, hidden, labels, signal=signal)
         assert (found == 0).all()
 
@@ -190,7 +197,7 @@ class Counted:
 
 
 @pytest.mark.clause("OB-12")
-@pytest.mark.parametrize("signals", [(), ("overlap",), ("divergence", "gold"), SIGNALS])
+@pytest.mark.parametrize("signals", [(), ("overlap",), ("mixed",), ("divergence", "gold"), SIGNALS])
 def test_signals_not_wanted_cost_no_product_and_carry_no_gradient(signals):
     hidden, weight, target, labels = pair()
     _, _, slopes = reference(hidden, weight, target, labels)
@@ -264,7 +271,7 @@ def test_stages_change_no_number():
 def test_no_rows():
     hidden, head, target, labels = pair()
     empty = hidden[:0], head, target[:0], labels[:0]
-    assert [x.shape for x in statistics(*empty)] == [(0,)] * 4
+    assert [x.shape for x in statistics(*empty)] == [(0,)] * 5
     assert gradient(MLX.overlap.overlap_statistics, *empty, signal="overlap").shape == (0, 12)
 
 

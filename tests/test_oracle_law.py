@@ -239,12 +239,14 @@ def test_terms_that_see_the_law_need_it(name):
 
 
 @pytest.mark.clause("OB-12", "OB-16")
-def test_a_sum_has_one_temperature():
+def test_a_sum_has_one_temperature_and_one_eta():
     cooled = {"temperature": 0.5}
     both = [("kl", cooled), ("overlap_chain", cooled), ("decay", {}), ("cat", {})]
     assert math.isfinite(objective_value(both, *BLOCK, law=LAW))
     with pytest.raises(ConfigError, match=r"temperature.*one for all terms.*\[OB-12\]"):
         objective_value([("kl", cooled), ("reach", {"temperature": 1.0})], *BLOCK, law=LAW)
+    with pytest.raises(ConfigError, match=r"eta.*one for all terms.*\[OB-16\]"):
+        objective_value([("lk", {}), ("lk", {"eta": 2.0})], *BLOCK, law=LAW)
     for key, odd in (("temperature", (0.0, math.inf, math.nan)), ("eta", (-1.0, math.inf))):
         for number in odd:
             with pytest.raises(ConfigError, match=rf"{key}: got.*\[OB-1[26]\]"):

@@ -10,7 +10,8 @@ from dspec.errors import ConfigError, ShapeError
 from dspec.oracle.decode import generate, sequence_law
 from dspec.oracle.enumerate import enumerate_law
 from dspec.oracle.hashed import HashedModel, slots_of
-from dspec.oracle.rejection import POLICIES, argmax, draw, verify_tokens
+from dspec.oracle.policies import POLICIES
+from dspec.oracle.rejection import argmax, draw, verify_tokens
 from dspec.oracle.self_speculation import without_mask
 from dspec.oracle.slots import (
     block_causal,

@@ -20,7 +20,8 @@ from tests.tolerances import (
 )
 
 TORCH = ROOMS["torch"]
-FIELDS = {"gold": "log_prob", "overlap": "overlap", "divergence": "divergence"}
+FIELDS = {"gold": "log_prob", "overlap": "overlap", "divergence": "divergence", "mixed": "mixed"}
+ETA = 2.0  # of `mixed`
 # MLX is judged in float32: its exp is float32's in float64 too (tests/namespaces.py).
 FINEST = {"torch": ("float64", FLOAT64, FLOAT64), "mlx": ("float32", FLOAT32_LOG_PROB, MLX_GOLD_GRADIENT)}
 
@@ -38,15 +39,17 @@ def problem(room, dtype="float32", *, rows=37, width=12, vocab=101, scale=1.0, s
 def gradients(room, function, hidden, head, target, labels, weights, **options):
     """By signal, the gradient of the weighted sum of its statistic, as numpy."""
 
+    held = {"eta": ETA, "xp": room.xp, "stop_gradient": room.stop_gradient, **options}
+
     def value(hidden, field):
-        rows = function(hidden, head, target, labels, xp=room.xp, **options)
+        rows = function(hidden, head, target, labels, **held)
         return (weights * getattr(rows, field)).sum()
 
     wanted = options.get("signals", SIGNALS)
     return {s: room.gradient(lambda h, f=FIELDS[s]: value(h, f), hidden) for s in wanted}
 
 
-def reference(room, hidden, head, target, labels, weights, *, temperature=1.0, softcap=None):
+def reference(room, hidden, head, target, labels, weights, *, temperature=1.0, softcap=None, eta=ETA):
     """Statistics and gradients in float64 by formulas of probabilities, whatever the room."""
     hidden, head, target = (room.numpy(x).astype(np.float64) for x in (hidden, head, target))
     labels, weights = room.numpy(labels), room.numpy(weights).astype(np.float64)[:, None]
@@ -65,12 +68,17 @@ def reference(room, hidden, head, target, labels, weights, *, temperature=1.0, s
         "overlap": 1 - np.abs(p - q).sum(axis=1) / 2,
         "divergence": (p * (log_p - log_q)).sum(axis=1),
     }
+    share = np.exp(-eta * numbers["overlap"])
+    numbers["mixed"] = share * numbers["divergence"] + (1 - share) * (1 - numbers["overlap"])
+    # The share is held: no derivative of it.
+    by_logit["mixed"] = (share * by_logit["divergence"].T - (1 - share) * by_logit["overlap"].T).T
     return numbers, {s: weights * ((x * slope) @ head) for s, x in by_logit.items()}
 
 
 def check(room, arguments, *, value, slope, **options):
     """Compare values and gradients with the reference, absolutely."""
-    stated = {k: options[k] for k in ("temperature", "softcap") if k in options}
+    options = {"eta": ETA, **options}
+    stated = {k: options[k] for k in ("temperature", "softcap", "eta") if k in options}
     numbers, slopes = reference(room, *arguments, **stated)
     function = room.overlap.overlap_statistics
     rows = function(*arguments[:4], xp=room.xp, **options)
@@ -80,8 +88,8 @@ def check(room, arguments, *, value, slope, **options):
         np.testing.assert_allclose(found, slopes[signal], atol=slope, rtol=0, err_msg=signal)
 
 
-@pytest.mark.clause("OB-12")
-@pytest.mark.parametrize("options", [{}, {"softcap": 3.0}, {"temperature": 0.5, "softcap": 3.0}])
+@pytest.mark.clause("OB-12", "OB-16")
+@pytest.mark.parametrize("options", [{}, {"softcap": 3.0}, {"temperature": 0.5, "softcap": 3.0, "eta": 0.5}])
 @pytest.mark.parametrize("chunk", [1, 8, 37, 64])
 def test_values_and_gradients_are_those_of_the_formulas(room, options, chunk):
     dtype, value, slope = FINEST[room.name]
@@ -100,7 +108,7 @@ def test_equals_core(room):
     dtype, value, slope = FINEST[room.name]
     arguments = problem(room, dtype)
     ours, core = (
-        (function(*arguments[:4], xp=room.xp), gradients(room, function, *arguments))
+        (function(*arguments[:4], eta=ETA, xp=room.xp), gradients(room, function, *arguments))
         for function in (room.overlap.overlap_statistics, core_overlap_statistics)
     )
     for field in RowStatistics._fields:
@@ -114,7 +122,7 @@ def test_bfloat16_statistics_are_float32(room):
     arguments = problem(room, "bfloat16", vocab=1001)
     wide = room.array(room.numpy(arguments[0])), *arguments[1:]
     ours, core = (
-        (function(*wide[:4], xp=room.xp), gradients(room, function, *wide))
+        (function(*wide[:4], eta=ETA, xp=room.xp), gradients(room, function, *wide))
         for function in (room.overlap.overlap_statistics, core_overlap_statistics)
     )
     # Core makes the same bfloat16 logits: what differs is the arithmetic after them.
@@ -136,7 +144,7 @@ def test_equal_laws_overlap_wholly_and_have_no_gradient(room):
     assert_close(room.numpy(rows.overlap), 1.0, FLOAT32_LOG_PROB)
     assert_close(room.numpy(rows.divergence), 0.0, FLOAT32_LOG_PROB)
     found = gradients(room, room.overlap.overlap_statistics, *arguments)
-    assert (found["overlap"] == 0).all() and (found["divergence"] == 0).all()
+    assert all((found[signal] == 0).all() for signal in ("overlap", "divergence", "mixed"))
     assert np.abs(found["gold"]).max() > 1e-2
 
 
@@ -179,11 +187,25 @@ def test_a_row_of_weight_0_gets_no_gradient_and_no_rows_are_fine(room):
         assert (grad[::3] == 0).all() and (np.abs(grad[1::3]).max(axis=1) > 0).all()
     hidden, head, target, labels = arguments
     rows = room.overlap.overlap_statistics(hidden[:0], head, target[:0], labels[:0], xp=room.xp)
-    assert [tuple(x.shape) for x in rows] == [(0,)] * 4
+    assert [tuple(x.shape) for x in rows] == [(0,)] * 5
+
+
+@pytest.mark.clause("OB-16")
+@pytest.mark.parametrize(("eta", "like", "sign"), [(0.0, "divergence", 1), (1e6, "overlap", -1)])
+def test_the_mix_begins_as_the_divergence_and_ends_as_total_variation(room, eta, like, sign):
+    arguments, function = problem(room), room.overlap.overlap_statistics
+    rows = function(*arguments[:4], xp=room.xp, eta=eta)
+    expected = room.numpy(getattr(rows, like)) if sign == 1 else 1 - room.numpy(rows.overlap)
+    assert_close(room.numpy(rows.mixed), expected, FLOAT32_LOG_PROB)
+    found = gradients(room, function, *arguments, eta=eta)
+    assert_close(found["mixed"], sign * found[like], MLX_GOLD_GRADIENT)
 
 
 @pytest.mark.clause("OB-12")
-@pytest.mark.parametrize("wanted", [("gold",), ("overlap",), ("divergence",), ("divergence", "gold"), ()])
+@pytest.mark.parametrize(
+    "wanted",
+    [("gold",), ("overlap",), ("divergence",), ("divergence", "gold"), ("mixed",), ("gold", "mixed"), ()],
+)
 def test_signals_choose_gradients_not_values(room, wanted):
     arguments = problem(room)
     function = room.overlap.overlap_statistics
@@ -212,6 +234,9 @@ def test_what_does_not_agree_is_refused_as_in_core(room, fused):
     for temperature in (0.0, -1.0, float("inf")):
         with pytest.raises(ConfigError, match="temperature"):
             function(hidden, head, target, labels, temperature=temperature, xp=room.xp)
+    for eta in (-1.0, float("inf"), float("nan")):
+        with pytest.raises(ConfigError, match=r"eta.*\[OB-16\]"):
+            function(hidden, head, target, labels, eta=eta, xp=room.xp)
 
 
 def test_an_unknown_signal_is_refused(room):
@@ -222,7 +247,7 @@ def test_an_unknown_signal_is_refused(room):
 # What only torch can show.
 
 
-@pytest.mark.parametrize("wanted", [SIGNALS, ("gold",), ("overlap", "divergence"), ()])
+@pytest.mark.parametrize("wanted", [SIGNALS, ("gold",), ("mixed",), ("overlap", "divergence"), ()])
 def test_one_product_a_wanted_signal(wanted):
     hidden, *others, _ = problem(TORCH)
     hidden.requires_grad_()
@@ -240,8 +265,9 @@ def test_without_gradient_two_products_and_no_unit_gradients():
     assert watch.products == 2 and not any(x.requires_grad for x in rows)
 
 
+@pytest.mark.parametrize("signal", ["overlap", "mixed"])
 @pytest.mark.parametrize(("dtype", "softcap", "arrays"), [("float32", None, 3), ("bfloat16", 9.0, 5)])
-def test_few_arrays_of_a_chunk_by_the_vocabulary(dtype, softcap, arrays):
+def test_few_arrays_of_a_chunk_by_the_vocabulary(dtype, softcap, arrays, signal):
     class New(Watch):
         """Counts the arrays of that size that do not share another's memory."""
 
@@ -258,14 +284,8 @@ def test_few_arrays_of_a_chunk_by_the_vocabulary(dtype, softcap, arrays):
 
     arguments = problem(TORCH, dtype, rows=64, vocab=997)
     with New() as made:
-        gradients(
-            TORCH,
-            TORCH.overlap.overlap_statistics,
-            *arguments,
-            chunk=16,
-            softcap=softcap,
-            signals=("overlap",),
-        )
+        options = {"chunk": 16, "softcap": softcap, "signals": (signal,)}
+        gradients(TORCH, TORCH.overlap.overlap_statistics, *arguments, **options)
     assert made.elements == max(16 * 997, arguments[1].numel())
     assert len(made.places) == arrays
 

@@ -11,7 +11,8 @@ from dspec.core.replay import replay_counts
 from dspec.errors import ShapeError
 from dspec.oracle.decode import generate, sequence_law
 from dspec.oracle.enumerate import enumerate_law
-from dspec.oracle.rejection import POLICIES, argmax, one_hot
+from dspec.oracle.policies import POLICIES
+from dspec.oracle.rejection import argmax, one_hot
 from dspec.oracle.replay import exactly, replay_law, replay_means, stand_chance
 from tests.namespaces import close, place
 

@@ -74,7 +74,9 @@ class BlockJudge:
                 self._uniforms(Purpose.CLOSE, anchors, (slots + 1, 2)),
             )
         laws = without(logits, self.mask_id, xp=self.ops.xp)
-        verdict = judge(laws, draft, self.policy, self.sampling, uniforms, xp=self.ops.xp)
+        verdict = self.ops.operation("judge")(
+            laws, draft, self.policy, self.sampling, uniforms, xp=self.ops.xp
+        )
         return self._read(verdict, anchors)
 
     def guess(self, logits: Array, draft: Draft, count: int) -> Array:

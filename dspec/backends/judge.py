@@ -7,9 +7,8 @@ import numpy as np
 
 from dspec.backends.protocol import ArrayOps
 from dspec.core.numerics import draw, widen
-from dspec.core.policies import GREEDY, Policy, draft_tokens, judge
+from dspec.core.policies import GREEDY, Policy, draft_tokens
 from dspec.core.types import Array, Draft, Sampling, Scores, Uniforms, Verdict
-from dspec.core.warp import warp
 from dspec.errors import NumericsError, ShapeError, explain
 from dspec.rng import Purpose, Stream
 
@@ -45,7 +44,7 @@ class RequestJudge:
             token = xp.argmax(logits, axis=-1)
         else:
             close = self._uniforms(Purpose.CLOSE, position, (1, 1, 2))[:, 0, :]
-            token = draw(warp(logits, self.sampling, xp=xp), close, xp=xp)
+            token = draw(self.ops.operation("warp")(logits, self.sampling, xp=xp), close, xp=xp)
         sound = xp.isfinite(xp.max(logits, axis=-1))
         return self._read(Verdict(xp.where(sound, 0, -1), xp.astype(token, xp.int32)[:, None]), position)[1][
             0
@@ -56,10 +55,11 @@ class RequestJudge:
         uniforms = (
             self._uniforms(Purpose.DRAFT, position, (1, self.n_slots, 2)) if self.policy.samples else None
         )
+        warp = self.ops.operation("warp")
 
         def rule(logits: Array, first_slot: int = 0) -> Draft:
             u = None if uniforms is None else uniforms[:, first_slot : first_slot + logits.shape[1], :]
-            return draft_tokens(logits, self.policy, self.sampling, u, xp=self.ops.xp)
+            return draft_tokens(logits, self.policy, self.sampling, u, xp=self.ops.xp, warp=warp)
 
         return rule
 
@@ -71,8 +71,8 @@ class RequestJudge:
                 self._uniforms(Purpose.ACCEPT, position, (1, self.n_slots)),
                 self._uniforms(Purpose.CLOSE, position, (1, self.n_slots + 1, 2)),
             )
-        xp = self.ops.xp
-        verdict = judge(scores.logits, draft, self.policy, self.sampling, uniforms, xp=xp)
+        judge = self.ops.operation("judge")
+        verdict = judge(scores.logits, draft, self.policy, self.sampling, uniforms, xp=self.ops.xp)
         return self._read(verdict, position)
 
     def _uniforms(self, purpose: Purpose, position: int, shape: tuple[int, ...]) -> Array:

@@ -4,7 +4,7 @@ A table target knows the law of the next token given the last one and the positi
 stands in for a model wherever the law of what is emitted must be known.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -13,6 +13,7 @@ import array_api_compat.numpy as xp
 import numpy as np
 from numpy.typing import NDArray
 
+from dspec.backends.override import CORE
 from dspec.core.types import Array, Draft, Scores
 from dspec.errors import ShapeError, explain
 
@@ -29,6 +30,10 @@ class NumpyOps:
     def from_host(self, array: Any) -> Array:
         """Return the array itself."""
         return array
+
+    def operation(self, name: str) -> Callable[..., Any]:
+        """Return core's own function: this is the reference."""
+        return CORE[name]
 
     def mark(self) -> float:
         """Return the time in seconds."""

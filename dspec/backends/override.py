@@ -6,11 +6,15 @@ from typing import Any
 
 import dspec.core.gold
 import dspec.core.overlap
+import dspec.core.policies
+import dspec.core.warp
 from dspec.errors import ConfigError, explain
 
 CORE: dict[str, Callable[..., Any]] = {
     "gold_log_probs": dspec.core.gold.gold_log_probs,
     "overlap_statistics": dspec.core.overlap.overlap_statistics,
+    "judge": dspec.core.policies.judge,
+    "warp": dspec.core.warp.warp,
 }
 
 

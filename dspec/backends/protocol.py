@@ -28,6 +28,10 @@ class ArrayOps(Protocol):
         """Return a numpy array on the backend's device, dtype kept."""
         ...
 
+    def operation(self, name: str) -> Callable[..., Any]:
+        """Return the function that runs a named core operation here: the room's override, or core's own."""
+        ...
+
     def mark(self) -> Any:
         """Return a point in time on the device's clock, without waiting.
 

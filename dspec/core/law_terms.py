@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from dspec.core.overlap import divergence_share
 from dspec.core.schedules import Number, ends
 from dspec.core.slots import Blocks
 from dspec.core.terms import (
@@ -96,7 +97,7 @@ class Tv(PlacedTerm):
 class Lk(PlacedTerm):
     """A divergence that turns into 1 - overlap as the overlap grows: lambda KL + (1 - lambda) TV.
 
-    lambda = exp(-eta * overlap) a slot, without gradient.
+    lambda = exp(-eta * overlap) a slot, without gradient. The mix is one signal: it needs its row alone.
 
     Spec: OB-16.
 
@@ -121,14 +122,16 @@ class Lk(PlacedTerm):
     weight: Number = 1.0
     temperature: Number = 1.0
     name: ClassVar[str] = "lk"
-    signals: ClassVar[tuple[str, ...]] = ("overlap", "divergence")
+    signals: ClassVar[tuple[str, ...]] = ("mixed",)
 
-    def slopes(self, blocks: Blocks) -> dict[str, Array]:
-        """Return the decay, parted between the two losses by lambda."""
+    def numerator(self, blocks: Blocks, stop_gradient: StopGradient) -> Array:
+        """Return the sum of both losses under the decay, parted between them by lambda."""
         eta: Any = self.eta
-        share = blocks.xp.exp(-eta * blocks.overlap())
+        share = stop_gradient(divergence_share(blocks.overlap(), eta, xp=blocks.xp))
         weight = by_place(self, blocks)
-        return {"overlap": weight * (1 - share), "divergence": weight * share}
+        # In two sums: at a lambda of 0 a divergence of inf adds nothing.
+        far = blocks.weighted(weight * (1 - share), 1 - blocks.overlap())
+        return far + blocks.weighted(weight * share, blocks.divergence())
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dspec.core.law_terms import LawTerm
+from dspec.core.law_terms import LawTerm, Lk
 from dspec.core.objective_text import parse_terms, term_text, unknown
 from dspec.core.schedules import Progress
 from dspec.core.signals import SIGNALS
@@ -25,7 +25,8 @@ class Objective:
 
     Raises:
         ConfigError: no terms, an unknown reduction, a first_error that does not know which of
-            several decays it follows, or terms that want the target's law at different temperatures.
+            several decays it follows, terms that want the target's law at different temperatures, or lk
+            terms of different eta.
 
     Example:
         >>> str(Objective((Decay(10), FirstError())))
@@ -44,6 +45,8 @@ class Objective:
         if len(self._temperatures) > 1:
             needed = "one temperature of the target's law"
             raise ConfigError(explain("objective", str(self), needed, clause="OB-12"))
+        if len(self._etas) > 1:
+            raise ConfigError(explain("objective", str(self), "one eta of its lk terms", clause="OB-16"))
 
     @classmethod
     def parse(cls, text: str, *, reduction: str = "block_sum") -> "Objective":
@@ -89,6 +92,11 @@ class Objective:
     def temperature(self) -> float:
         """Of the target's law; 1 where no term names one."""
         return float(next(iter(self._temperatures), 1.0))
+
+    @property
+    def eta(self) -> float:
+        """Of the signal "mixed"; 0 where no term is lk."""
+        return float(next(iter(self._etas), 0.0))
 
     @property
     def waits(self) -> bool:
@@ -137,3 +145,7 @@ class Objective:
     @property
     def _temperatures(self) -> set[Any]:
         return {term.temperature for term in self.terms if isinstance(term, LawTerm)}
+
+    @property
+    def _etas(self) -> set[Any]:
+        return {term.eta for term in self.terms if isinstance(term, Lk)}

@@ -3,7 +3,7 @@
 A batch may be cut in any way (chunks, micro-batches, ranks): `sums` of the parts add up, and `weights`
 takes the added sums, so that every partition gives the same gradient. The backward pass of any
 objective is a weighted sum of slot losses under fixed weights: cross-entropy, and where the target's
-law is asked for, 1 - overlap and the divergence.
+law is asked for, 1 - overlap, the divergence and lk's mix of both.
 
 Letters: N blocks, K drafted slots (block_size - 1), T terms.
 """
@@ -169,9 +169,10 @@ def weights_by_signal(
 ) -> dict[str, Array]:
     """Stop-gradient weights of each signal's loss, whose sum has the gradient of the objective.
 
-    grad(value) = grad(sum_k gold_k * -log_prob_k + overlap_k * -overlap_k + divergence_k * divergence_k).
+    grad(value) = grad(sum_k gold_k * -log_prob_k + overlap_k * -overlap_k + divergence_k * divergence_k
+    + mixed_k * mixed_k); mixed is lambda * divergence + (1 - lambda) * (1 - overlap), lambda held (OB-16).
 
-    Spec: OB-8, OB-9, OB-10, OB-12.
+    Spec: OB-8, OB-9, OB-10, OB-12, OB-16.
 
     Args:
         objective: with T terms.

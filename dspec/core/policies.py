@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from dspec.core.joint import verify_block
 from dspec.core.numerics import draw, widen
 from dspec.core.rejection import verify_greedy, verify_sample_match, verify_tokens
 from dspec.core.types import Array, Draft, Sampling, Uniforms, Verdict
@@ -29,8 +30,12 @@ class Policy:
 GREEDY = Policy("greedy", False, "temperature 0: argmax drafts kept while they are the target's argmax")
 ONE_HOT = Policy("one_hot", False, "argmax drafts, rejection sampling against a one-hot law (default)")
 REJECTION = Policy("rejection", True, "sampled drafts, rejection sampling against their own law")
+BLOCK = Policy(
+    "block", True, "sampled drafts judged together: accepts no less than rejection, at more arithmetic"
+)
 SAMPLE_MATCH = Policy("sample_match", False, "argmax drafts kept while the target draws the same token")
-POLICIES = {policy.name: policy for policy in (GREEDY, ONE_HOT, REJECTION, SAMPLE_MATCH)}
+POLICIES = {policy.name: policy for policy in (GREEDY, ONE_HOT, REJECTION, BLOCK, SAMPLE_MATCH)}
+RULES: dict[str, Callable[..., Verdict]] = {"block": verify_block, "sample_match": verify_sample_match}
 
 
 def choose_policy(name: str | None, sampling: Sampling) -> Policy:
@@ -66,7 +71,15 @@ def choose_policy(name: str | None, sampling: Sampling) -> Policy:
     return POLICIES[name or ONE_HOT.name]
 
 
-def draft_tokens(logits: Array, policy: Policy, sampling: Sampling, uniforms: Array, *, xp: Any) -> Draft:
+def draft_tokens(
+    logits: Array,
+    policy: Policy,
+    sampling: Sampling,
+    uniforms: Array,
+    *,
+    xp: Any,
+    warp: Callable[..., Array] = warp,
+) -> Draft:
     """Return drafts by the policy's rule, with the law they were really drawn from.
 
     Spec: RS-2, RS-13.
@@ -77,6 +90,7 @@ def draft_tokens(logits: Array, policy: Policy, sampling: Sampling, uniforms: Ar
         sampling: the same settings as the target's.
         uniforms: (B, K, 2); read only if the policy samples.
         xp: array namespace of all arrays.
+        warp: `dspec.core.warp.warp`, or what a backend runs in its place.
 
     Returns:
         The draft; `probs` is None for argmax drafts, whose law is one-hot.
@@ -118,5 +132,5 @@ def judge(
     """
     if policy is GREEDY:
         return verify_greedy(logits, draft, xp=xp)
-    rule: Callable[..., Verdict] = verify_sample_match if policy is SAMPLE_MATCH else verify_tokens
+    rule: Callable[..., Verdict] = RULES.get(policy.name, verify_tokens)
     return rule(warp(widen(logits, xp=xp), sampling, xp=xp), draft, uniforms, xp=xp)

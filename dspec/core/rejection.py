@@ -8,10 +8,7 @@ from typing import Any
 
 from dspec.core.numerics import draw, gather, gather_row, indices_like, leading, widen
 from dspec.core.types import Array, Draft, Uniforms, Verdict
-from dspec.errors import ShapeError, explain
-
-# A row of a law may miss 1 by this much: float32 sums over V = 152k err by less than 1e-4.
-MASS_TOLERANCE = 1e-3
+from dspec.core.verdicts import assemble, check_shapes, flag, well_formed
 
 
 def verify_tokens(target_probs: Array, draft: Draft, uniforms: Uniforms, *, xp: Any) -> Verdict:
@@ -43,7 +40,7 @@ def verify_tokens(target_probs: Array, draft: Draft, uniforms: Uniforms, *, xp: 
 
     Source: arXiv 2211.17192, algorithm 1; arXiv 2302.01318, algorithm 2.
     """
-    _check_shapes("verify_tokens", target_probs, draft)
+    check_shapes("verify_tokens", target_probs, draft)
     target = widen(target_probs, xp=xp)
     n_slots = draft.tokens.shape[1]
     reached = gather(target[:, :n_slots, :], draft.tokens, xp=xp)
@@ -54,11 +51,11 @@ def verify_tokens(target_probs: Array, draft: Draft, uniforms: Uniforms, *, xp: 
     n_accepted = leading(accept_u * proposed < reached, xp=xp)
     law = _closing_law(target, draft, n_accepted, xp=xp)
     closing = draw(law, uniforms.close[:, 0, :], xp=xp)
-    verdict = _assemble(draft.tokens, n_accepted, closing, xp=xp)
-    sound = _well_formed(target, xp=xp)
+    verdict = assemble(draft.tokens, n_accepted, closing, xp=xp)
+    sound = well_formed(target, xp=xp)
     if draft.probs is not None:
-        sound = sound & _well_formed(widen(draft.probs, xp=xp), xp=xp)
-    return _flag(verdict, sound, xp=xp)
+        sound = sound & well_formed(widen(draft.probs, xp=xp), xp=xp)
+    return flag(verdict, sound, xp=xp)
 
 
 def verify_tempered(
@@ -92,15 +89,15 @@ def verify_tempered(
     """
     if power == 1:
         return verify_tokens(target_probs, draft, uniforms, xp=xp)
-    _check_shapes("verify_tempered", target_probs, draft)
+    check_shapes("verify_tempered", target_probs, draft)
     target, probs = widen(target_probs, xp=xp), widen(draft.probs, xp=xp)
     reached = gather(target[:, : draft.tokens.shape[1], :], draft.tokens, xp=xp)
     proposed = gather(probs, draft.tokens, xp=xp)
     accept_u = xp.astype(uniforms.accept, reached.dtype)
     n_accepted = leading((accept_u * proposed**power < reached**power) & (reached > 0), xp=xp)
     closing = draw(_closing_law(target, draft, n_accepted, xp=xp), uniforms.close[:, 0, :], xp=xp)
-    verdict = _assemble(draft.tokens, n_accepted, closing, xp=xp)
-    return _flag(verdict, _well_formed(target, xp=xp) & _well_formed(probs, xp=xp), xp=xp)
+    verdict = assemble(draft.tokens, n_accepted, closing, xp=xp)
+    return flag(verdict, well_formed(target, xp=xp) & well_formed(probs, xp=xp), xp=xp)
 
 
 def verify_sample_match(target_probs: Array, draft: Draft, uniforms: Uniforms, *, xp: Any) -> Verdict:
@@ -129,10 +126,10 @@ def verify_sample_match(target_probs: Array, draft: Draft, uniforms: Uniforms, *
         >>> verify_sample_match(np.full((1, 2, 2), 0.5), Draft(np.array([[1]])), u, xp=xp).tokens.tolist()
         [[0, -1]]
     """
-    _check_shapes("verify_sample_match", target_probs, draft)
+    check_shapes("verify_sample_match", target_probs, draft)
     target = widen(target_probs, xp=xp)
     drawn = draw(target, uniforms.close, xp=xp)
-    return _match(drawn, draft.tokens, _well_formed(target, xp=xp), xp=xp)
+    return _match(drawn, draft.tokens, well_formed(target, xp=xp), xp=xp)
 
 
 def verify_greedy(target_logits: Array, draft: Draft, *, xp: Any) -> Verdict:
@@ -157,7 +154,7 @@ def verify_greedy(target_logits: Array, draft: Draft, *, xp: Any) -> Verdict:
         >>> verify_greedy(logits, Draft(np.array([[1]])), xp=xp).tokens.tolist()
         [[1, 0]]
     """
-    _check_shapes("verify_greedy", target_logits, draft)
+    check_shapes("verify_greedy", target_logits, draft)
     best = xp.astype(xp.argmax(target_logits, axis=-1), xp.int32)
     peak = xp.max(widen(target_logits, xp=xp), axis=-1)
     return _match(best, draft.tokens, xp.all(xp.isfinite(peak), axis=-1), xp=xp)
@@ -192,39 +189,3 @@ def _match(own: Array, drafted: Array, sound: Array, *, xp: Any) -> Verdict:
     kept = xp.cumulative_prod(xp.astype(xp.concat([sound[:, None], same], axis=1), xp.int32), axis=1)
     n_accepted = xp.astype(xp.sum(kept, axis=-1), xp.int32) - 1
     return Verdict(n_accepted, xp.astype((own + 1) * kept - 1, xp.int32))
-
-
-def _assemble(drafted: Array, n_accepted: Array, closing: Array, *, xp: Any) -> Verdict:
-    """Lay out accepted drafts, the closing token, then -1."""
-    drafted = xp.astype(drafted, xp.int32)
-    closing = xp.astype(closing, xp.int32)[:, None]
-    padded = xp.concat([drafted, closing], axis=1)
-    slot, n = indices_like(padded, xp=xp), n_accepted[:, None]
-    tokens = xp.where(slot < n, padded, xp.where(slot == n, closing, xp.full_like(padded, -1)))
-    return Verdict(n_accepted, tokens)
-
-
-def _well_formed(probs: Array, *, xp: Any) -> Array:
-    """Return (B,) whether every row is non-negative and sums to 1; NaN fails both tests."""
-    mass = xp.sum(probs, axis=-1)
-    rows = (xp.abs(mass - 1) <= MASS_TOLERANCE) & (xp.min(probs, axis=-1) >= 0)
-    return xp.all(rows, axis=-1)
-
-
-def _flag(verdict: Verdict, sound: Array, *, xp: Any) -> Verdict:
-    """Mark malformed rows by n_accepted = -1: a value, so that nothing waits for the host here."""
-    bad = xp.full_like(verdict.n_accepted, -1)
-    tokens = xp.where(sound[:, None], verdict.tokens, xp.full_like(verdict.tokens, -1))
-    return Verdict(xp.where(sound, verdict.n_accepted, bad), tokens)
-
-
-def _check_shapes(where: str, target: Array, draft: Draft) -> None:
-    """Raise unless target (B, K + 1, V), tokens (B, K) and probs (B, K, V) agree."""
-    rows, n_slots = draft.tokens.shape[0], draft.tokens.shape[1]
-    if target.ndim != 3 or tuple(target.shape[:2]) != (rows, n_slots + 1):
-        needed = f"(B={rows}, K+1={n_slots + 1}, V) to match draft.tokens {tuple(draft.tokens.shape)}"
-        raise ShapeError(explain(f"{where}: target rows", tuple(target.shape), needed, clause="NT-4"))
-    expected = (rows, n_slots, target.shape[2])
-    if draft.probs is not None and tuple(draft.probs.shape) != expected:
-        got = tuple(draft.probs.shape)
-        raise ShapeError(explain(f"{where}: draft.probs", got, f"(B, K, V) = {expected}", clause="NT-4"))

@@ -2,15 +2,16 @@
 
 Example:
     >>> SIGNALS
-    ('gold', 'overlap', 'divergence')
+    ('gold', 'overlap', 'divergence', 'mixed')
 """
 
 from collections.abc import Sequence
 
 from dspec.errors import ConfigError, explain
 
-# log q(gold); sum_v min(p(v), q(v)); KL(p || q): q the drafter's law, p the target's (OB-12).
-SIGNALS = ("gold", "overlap", "divergence")
+# log q(gold); sum_v min(p(v), q(v)); KL(p || q): q the drafter's law, p the target's (OB-12). Then the mix of
+# the last two in lk (OB-16): one number, so that it costs one product with the head and not two.
+SIGNALS = ("gold", "overlap", "divergence", "mixed")
 
 
 def check_signals(signals: Sequence[str]) -> tuple[str, ...]:

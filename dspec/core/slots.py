@@ -170,7 +170,7 @@ class Blocks:
         """Return (N, K) >= 0: what a slot loses by a signal: cross-entropy, 1 - overlap or divergence."""
         if signal == "gold":
             return -self.log_prob
-        return 1 - self.overlap() if signal == "overlap" else self.divergence()
+        return 1 - self.overlap() if signal == "overlap" else self._of_law(signal)
 
     def weighted(self, weight: Array, loss: Array) -> Array:
         """Return the sum of weight * loss, a 0-d float; a slot of weight 0 adds 0 even at a loss of inf."""

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from dspec.oracle.rejection import Draw, Law, Number, Policy, argmax, draw
+from dspec.oracle.policies import Policy
+from dspec.oracle.rejection import Draw, Law, Number, argmax, draw
 
 Target = Callable[[tuple[int, ...]], Law]
 """Context (prompt and tokens so far) -> law of the next token."""
@@ -95,7 +96,7 @@ def generate(
     Args:
         target: see `Target`.
         drafter: see `Drafter`.
-        policy: one of `dspec.oracle.rejection.POLICIES`.
+        policy: one of `dspec.oracle.policies.POLICIES`.
         uniforms: see `UniformsOf`; purposes "draft", "accept", "close".
         prompt: at least one token.
         num_drafts: K >= 0.
@@ -107,7 +108,7 @@ def generate(
         Tokens and per-pass counts.
 
     Example:
-        >>> from dspec.oracle.rejection import POLICIES
+        >>> from dspec.oracle.policies import POLICIES
         >>> flat = lambda *_: [0.5, 0.5]
         >>> generate(flat, flat, POLICIES["rejection"], lambda *key: 0.7, prompt=(0,), num_drafts=2,
         ...          max_new_tokens=5)

@@ -242,9 +242,10 @@ def _resolve(terms: Terms, reduction: str) -> list[tuple[str, Params]]:
         if params.get("gamma", 1.0) is None:
             params["gamma"] = decays[0] if decays else math.inf
         _check_numbers(params)
-    temperatures = {params["temperature"] for _, params in resolved if "temperature" in params}
-    if len(temperatures) > 1:
-        raise ConfigError(explain("temperature", sorted(temperatures), "one for all terms", clause="OB-12"))
+    for key, clause in (("temperature", "OB-12"), ("eta", "OB-16")):
+        given = {params[key] for _, params in resolved if key in params}
+        if len(given) > 1:
+            raise ConfigError(explain(key, sorted(given), "one for all terms", clause=clause))
     return resolved
 
 

@@ -7,7 +7,6 @@ that can be multiplied by a number and then compared with `<`: a float, a `Fract
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 Number = Any  # Fraction or float
@@ -229,36 +228,3 @@ def is_law(law: Law) -> bool:
         (True, False, False)
     """
     return all(0 <= mass < math.inf for mass in law) and abs(sum(law) - 1) <= SUM_TOLERANCE
-
-
-Verify = Callable[..., list[int]]
-
-
-@dataclass(frozen=True)
-class Policy:
-    """How drafts are chosen from the drafter's laws, and how they are verified.
-
-    Args:
-        samples_drafts: draw each draft from its law; False takes the argmax, whose law is one-hot.
-        verify: (target_rows, draft_tokens, draft_rows or None, accept, close, draw=) -> emitted ids.
-    """
-
-    samples_drafts: bool
-    verify: Verify
-
-
-def _match(p: Any, tokens: Any, _q: Any, _accept: Any, close: Any, *, draw: Draw = draw) -> list[int]:
-    return verify_sample_match(p, tokens, close, draw=draw)
-
-
-def _greedy(p: Any, tokens: Any, _q: Any, _accept: Any, _close: Any, *, draw: Draw = draw) -> list[int]:
-    return verify_greedy(p, tokens)
-
-
-POLICIES = {
-    "rejection": Policy(samples_drafts=True, verify=verify_tokens),
-    "one_hot": Policy(samples_drafts=False, verify=verify_tokens),
-    "sample_match": Policy(samples_drafts=False, verify=_match),
-    "sampled_match": Policy(samples_drafts=True, verify=_match),
-    "greedy": Policy(samples_drafts=False, verify=_greedy),
-}

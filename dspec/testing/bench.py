@@ -7,6 +7,7 @@ from typing import Any
 import array_api_compat.numpy as npx
 import numpy as np
 
+from dspec.core.joint import verify_block
 from dspec.core.rejection import verify_sample_match, verify_tokens
 from dspec.core.types import Draft, Uniforms
 from dspec.testing.checks.lattice import Verify
@@ -15,6 +16,7 @@ from dspec.testing.report import Report
 DTYPES = ("float32", "bfloat16", "float16")
 RULES: dict[str, Callable[..., Any]] = {
     "rejection": verify_tokens,
+    "block": verify_block,
     "one_hot": verify_tokens,
     "match": verify_sample_match,
 }
@@ -61,7 +63,7 @@ def on_device(rule: Callable[..., Any], ops: Any, dtype: str = "float32") -> Ver
     """Return an accept rule as the kit calls it: numpy in, the backend's device inside, numpy out.
 
     Args:
-        rule: `dspec.core.rejection.verify_tokens` or `verify_sample_match`.
+        rule: `verify_tokens`, `verify_sample_match` or `verify_block` of core.
         ops: the backend's `ArrayOps`.
         dtype: of the laws on the device; uniforms stay float32.
 

@@ -27,6 +27,9 @@ TITLES = {
     "RS-17": "Purity",
     "RS-18": "Verifiers",
     "RS-20": "Evidence",
+    "RS-21": "Block verification",
+    "RS-22": "Several drafts of a slot",
+    "RS-23": "Draft trees",
     "DL-1": "The loop",
     "DL-2": "Counts",
     "DL-3": "The cut",
@@ -78,6 +81,8 @@ TITLES = {
 }
 # What no check of the kit can show, and the test that does; why it cannot stands behind each.
 BY_PYTEST = {
+    "RS-22": "tests/test_several.py",  # a rule of one slot, which no policy of the loop uses
+    "RS-23": "tests/test_tree_law.py",
     "RS-20": "tests/test_clause_table.py",  # about reports themselves
     "RN-5": "tests/test_run_state.py",  # about training runs and their data on disk
     "NU-6": "tests/test_target_calls.py",  # a setting of a framework while a real model runs

@@ -11,8 +11,8 @@ from dspec.testing.levels import SUITE_ALPHA, Level
 
 LOOP = "loop"  # what the parts that need no backend are about: the decode loop, the generator
 EXACT = "exact"  # their arithmetic
-POLICIES = ("greedy", "one_hot", "rejection", "sample_match")
-LOOP_POLICIES = ("greedy", "one_hot", "rejection", "sample_match", "sampled_match")
+POLICIES = ("greedy", "one_hot", "rejection", "block", "sample_match")
+LOOP_POLICIES = ("greedy", "one_hot", "rejection", "block", "sample_match", "sampled_match")
 BLOCK_FORMS = ("sliding", "aligned", "no fusion", "fused layout")
 STATISTICAL = ("distribution", "independence")
 WORLDS = ("plain", "mixed")  # warps of the worlds that tables of engines are made of
@@ -104,7 +104,7 @@ def block_loop_parts(level: Level, *, seed: int) -> Iterator[Part]:
     """Yield the enumeration of the loop of self-speculation."""
     for policy in POLICIES:
         # Sampled drafts take ten times the paths; 14 worlds have every form in both alignments.
-        count = max(14, level.worlds // (5 if policy == "rejection" else 1))
+        count = max(14, level.worlds // (5 if policy in ("rejection", "block") else 1))
         for part, at in chunks(count, WORLD_CHUNK, seed=seed):
             given = {"policy": policy, "count": part, "seed": at}
             yield Part("self_speculation", LOOP, EXACT, policy, given)

@@ -23,7 +23,7 @@ class Outcome:
 
     Args:
         losses: by signal (R,) what falls as the drafter improves; these carry the gradient: -log_prob,
-            -overlap, divergence.
+            -overlap, divergence, mixed.
         log_prob: (N, K) log-probabilities of the gold tokens, nats, without gradient, 0 where not
             supervised.
         hit: (N, K) bool, false where not supervised.
@@ -86,7 +86,8 @@ class Observer:
         else:
             rows = self._overlap(hidden, part, objective, options)
             gold, hit = rows.log_prob, rows.hit
-            losses = {"gold": -gold, "overlap": -rows.overlap, "divergence": rows.divergence}
+            losses = {"gold": -gold, "overlap": -rows.overlap}
+            losses |= {"divergence": rows.divergence, "mixed": rows.mixed}
             law = Law(_spread(rows.overlap, part), _spread(rows.divergence, part))
         if objective.needs_confidence:
             law = replace(law, confidence=_spread(self._confidence(part, objective, options), part))
@@ -96,9 +97,8 @@ class Observer:
         self, hidden: mx.array, part: MicroBatch, objective: Objective, options: Mapping[str, Any]
     ) -> RowStatistics:
         """Return the statistics of the drafter's rows beside the target's."""
-        chosen = {**options, "temperature": objective.temperature}
-        if self._fused:
-            chosen["signals"] = objective.signals
+        chosen = {**options, "temperature": objective.temperature, "eta": objective.eta}
+        chosen |= {"signals": objective.signals} if self._fused else {"stop_gradient": mx.stop_gradient}
         states = self._states(part, objective)
         return self._overlap_statistics(hidden, self.head, states, part.labels, **chosen)  # type: ignore[no-any-return]
 

@@ -1,8 +1,9 @@
 """Gold log-probability, overlap and divergence without the logits: unit gradients, chunk by chunk.
 
-As in `gold`: an objective reads the drafter through three numbers a row, its *signals*, and the gradient
+As in `gold`: an objective reads the drafter through a few numbers a row, its *signals*, and the gradient
 of each with respect to the row's hidden state is made in the forward, while drafter's and target's laws
-are at hand. Two matrix products, and one for each signal whose gradient is wanted; nothing redone.
+are at hand. Two matrix products, and one for each signal whose gradient is wanted; nothing redone. lk's mix
+of two of them depends on its row's overlap alone, known before the product: one signal, one product.
 """
 
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ from dspec.backends.mlx.workspace import (
     wide_logits,
     wide_of,
 )
-from dspec.core.overlap import RowStatistics, check_overlap
+from dspec.core.overlap import RowStatistics, check_overlap, divergence_share, mixed_loss
 from dspec.core.signals import SIGNALS, check_signals
 
 
@@ -38,7 +39,9 @@ def overlap_statistics(
     *,
     temperature: float = 1.0,
     softcap: float | None = None,
+    eta: float = 0.0,
     xp: Any = None,
+    stop_gradient: Any = None,
     chunk: int = CHUNK,
     signals: Sequence[str] = SIGNALS,
     gradient: bool = True,
@@ -50,7 +53,7 @@ def overlap_statistics(
     memory is three chunks of logits (one more with a softcap, half a one with a 16-bit head) plus a
     float32 copy of `hidden` a signal, whatever the number of rows.
 
-    Spec: OB-1, OB-10, OB-12, NU-2, NU-5.
+    Spec: OB-1, OB-10, OB-12, OB-16, NU-2, NU-5.
 
     Args:
         hidden: (R, D) floating, the drafter's last hidden states; the gradient flows here. Of the
@@ -63,7 +66,9 @@ def overlap_statistics(
         labels: (R,) integer ids in [0, V), checked by whoever made them, as in `gold_log_probs`.
         temperature: of the target's law alone; > 0.
         softcap: logits of both become softcap * tanh(logits / softcap); None leaves them.
+        eta: of `mixed` alone; finite, >= 0; at 0 it is the divergence.
         xp: MLX's namespace; here because every override has its operation's signature.
+        stop_gradient: likewise.
         chunk: rows a chunk, >= 1.
         signals: which statistics carry a gradient, of `SIGNALS`; that of the others is 0.
         gradient: False where none will be taken: two products, whatever the signals; one taken is NaN.
@@ -75,7 +80,7 @@ def overlap_statistics(
 
     Raises:
         ShapeError: shapes or dtypes do not agree.
-        ConfigError: the temperature is not a positive number, or a signal is unknown.
+        ConfigError: the temperature is not a positive number, eta out of its range, or a signal unknown.
 
     Example:
         >>> head, labels = mx.array([[1.0, 0.0], [0.0, 1.0]]), mx.array([1])
@@ -91,20 +96,21 @@ def overlap_statistics(
     weight = weight_of(head)
     # Never evaluated: the check reads shapes and dtypes alone.
     like = mx.zeros(head.shape, head.dtype) if weight is None else weight
-    check_overlap(hidden, like, target_hidden, labels, temperature, xp=xp or namespace)
+    check_overlap(hidden, like, target_hidden, labels, temperature, eta, xp=xp or namespace)
     wanted = asked if gradient else None
-    make = _Rows(temperature, softcap, chunk, wanted, stages)
+    make = _Rows(temperature, softcap, eta, chunk, wanted, stages)
     # Without a gradient too: through plain operations MLX would make one, and keep every logit for it.
     function = _differentiable(make, head, target_hidden, labels)
-    return RowStatistics(*function(hidden, mx.zeros(()) if weight is None else weight)[:4])
+    return RowStatistics(*function(hidden, mx.zeros(()) if weight is None else weight)[:5])
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """From both hidden states, head and labels to the four statistics and the wanted unit gradients."""
+    """From both hidden states, head and labels to the five statistics and the wanted unit gradients."""
 
     temperature: float
     softcap: float | None
+    eta: float
     chunk: int
     signals: tuple[str, ...] | None  # None: no gradient, so that one would be NaN
     stages: Stages
@@ -113,7 +119,7 @@ class _Rows:
         if not hidden.shape[0]:
             wide = wide_of(head.dtype)
             none, unit = mx.zeros((0,), dtype=wide), hidden.astype(wide)
-            return none, none.astype(mx.bool_), none, none, *(unit for _ in self.signals or ())
+            return none, none.astype(mx.bool_), none, none, none, *(unit for _ in self.signals or ())
         one_chunk, rows = partial(self._one_chunk, head), (hidden, target_hidden, labels[:, None])
         return by_chunks(one_chunk, rows, chunk=self.chunk, stages=self.stages)
 
@@ -132,9 +138,11 @@ class _Rows:
         # Never logsumexp minus gold: its error is that of the large number (1e-6 against 6e-7).
         log_prob = gold - top - mx.log(z)
         overlap = row_sums(mx.minimum(p, q))
-        columns = tuple(x[:, 0] for x in (log_prob, hit, overlap, divergence))
-        stage(self.stages, *columns)
-        return *columns, *self._units(q, p, slope, head, labels)
+        share = divergence_share(overlap, self.eta, xp=mx)
+        mixed = mixed_loss(overlap, divergence, share)
+        columns = tuple(x[:, 0] for x in (log_prob, hit, overlap, divergence, mixed))
+        stage(self.stages, *columns, share)
+        return *columns, *self._units(q, p, slope, head, labels, share)
 
     def _laws(self, logits: mx.array, target: mx.array) -> Arrays:
         """Return q, p, the row sums z of the former before it was divided, and KL(p || q)."""
@@ -149,22 +157,24 @@ class _Rows:
         stage(self.stages, q, p)
         return q, p, z, divergence
 
-    def _units(self, q: mx.array, p: mx.array, slope: mx.array | None, head: Any, labels: mx.array) -> Arrays:
+    def _units(
+        self, q: mx.array, p: mx.array, slope: mx.array | None, head: Any, labels: mx.array, share: mx.array
+    ) -> Arrays:
         """Return for each wanted signal its loss's derivative, (rows, D), in the hidden state."""
         units: dict[str, mx.array] = {}
         # In this order one further (rows, V) array is enough: the last writes over p.
-        for name in ("overlap", "gold", "divergence"):
+        for name in ("overlap", "gold", "divergence", "mixed"):
             if name not in (self.signals or ()):
                 continue
-            by_logit = self._by_logit(name, q, p, labels)
+            by_logit = self._by_logit(name, q, p, labels, share)
             # Differences first, then the narrow product: after it, 2^-9 of the head would remain.
             by_logit = by_logit if slope is None else by_logit * slope
             units[name] = head.back(by_logit.astype(head.dtype))
             stage(self.stages, units[name])
         return tuple(units[name] for name in self.signals or ())
 
-    def _by_logit(self, name: str, q: mx.array, p: mx.array, labels: mx.array) -> mx.array:
-        """Return (rows, V): the derivative of -log_prob, of -overlap or of the divergence."""
+    def _by_logit(self, name: str, q: mx.array, p: mx.array, labels: mx.array, part: mx.array) -> mx.array:
+        """Return (rows, V): the derivative of -log_prob, -overlap, divergence or their mix, of it a part."""
         if name == "gold":
             gold = mx.take_along_axis(q, labels, axis=1)
             return mx.put_along_axis(q, labels, gold - 1, axis=1)
@@ -173,7 +183,8 @@ class _Rows:
         below = q < p  # a tie is not below: the minimum is then p, which does not move
         share = row_sums(mx.where(below, q, 0))
         stage(self.stages, share)
-        return q * (share - below)
+        by_logit = q * (share - below)
+        return by_logit if name == "overlap" else part * (q - p) + (1 - part) * by_logit
 
 
 def _differentiable(make: _Rows, head: Any, target_hidden: mx.array, labels: mx.array) -> Any:
@@ -190,9 +201,11 @@ def _differentiable(make: _Rows, head: Any, target_hidden: mx.array, labels: mx.
     @function.vjp
     def vjp(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, mx.array]:
         hidden, weight = primals
-        by_signal = {"gold": -cotangents[0], "overlap": -cotangents[2], "divergence": cotangents[3]}
+        _, _, _, divergence, mixed = cotangents[:5]
+        by_signal = {"gold": -cotangents[0], "overlap": -cotangents[2]}
+        by_signal |= {"divergence": divergence, "mixed": mixed}
         grad = mx.full(hidden.shape, mx.nan if make.signals is None else 0.0, dtype=outputs[0].dtype)
-        for name, unit in zip(make.signals or (), outputs[4:], strict=True):
+        for name, unit in zip(make.signals or (), outputs[5:], strict=True):
             grad = grad + by_signal[name][:, None] * unit
         return grad.astype(hidden.dtype), mx.full(weight.shape, mx.nan, dtype=weight.dtype)
 

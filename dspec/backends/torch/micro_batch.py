@@ -1,6 +1,7 @@
 """One micro-batch on the device: what every learner of a run shares, made once."""
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from dspec.backends.torch.attention_mask import attention_mask
 from dspec.backends.torch.gold import CHUNK
-from dspec.supervision import Supervision
+from dspec.supervision import Layout, Supervision
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class MicroBatch:
         features: (B, S, number of taps * D), from the frozen target.
         states: (R, D), the target's final states before each label; None where no objective asks for
             the target's law.
-        runs: the ends (row, block) of runs of whole blocks of about a chunk of rows.
         mask: who sees whom; a dense (B, 1, Q, S + Q) bool or a flex attention BlockMask.
+        layout: what this was made of, on the host.
     """
 
     embeds: Tensor
@@ -37,7 +38,12 @@ class MicroBatch:
     rows: Tensor
     labels: Tensor
     states: Tensor | None
-    runs: tuple[tuple[int, int], ...]
+    layout: Layout
+
+    @cached_property
+    def runs(self) -> tuple[tuple[int, int], ...]:
+        """The ends (row, block) of runs of whole blocks of about a chunk of rows; only `skip` asks."""
+        return self.layout.runs(CHUNK)
 
     @classmethod
     def read(
@@ -72,6 +78,4 @@ class MicroBatch:
         mask = attention_mask(put(blocks.anchors), put(blocks.keep), **sizes)
         rest = (field.name for field in fields(layout) if field.name != "before")  # read above
         placed = {name: put(getattr(layout, name)) for name in rest}
-        return cls(
-            embeds=embeds, features=features, mask=mask, states=states, runs=layout.runs(CHUNK), **placed
-        )
+        return cls(embeds=embeds, features=features, mask=mask, states=states, layout=layout, **placed)

@@ -1,6 +1,6 @@
 """Array operations, devices and precision on torch."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
@@ -45,6 +45,12 @@ class TorchOps:
             # From ordinary memory the copy would wait for everything queued before it.
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)
+
+    def operation(self, name: str) -> Callable[..., Any]:
+        """Return the function that runs a named core operation on the device."""
+        from dspec.backends.torch import overrides  # which are made of operations of this module
+
+        return overrides.operation(name, device=self.device.type)
 
     def mark(self) -> Any:
         """Return a point in time on the device's clock: an event where work is queued."""

@@ -26,7 +26,7 @@ class Outcome:
 
     Args:
         losses: by signal (R,) what falls as the drafter improves; these carry the gradient: -log_prob,
-            -overlap, divergence.
+            -overlap, divergence, mixed.
         log_prob: (N, K) log-probabilities of the gold tokens, nats, without gradient, 0 where not
             supervised.
         hit: (N, K) bool, false where not supervised.
@@ -71,7 +71,8 @@ class Observer:
         else:
             rows = self._overlap(hidden, part, objective)
             gold, hit = rows.log_prob, rows.hit
-            losses = {"gold": -gold, "overlap": -rows.overlap, "divergence": rows.divergence}
+            losses = {"gold": -gold, "overlap": -rows.overlap}
+            losses |= {"divergence": rows.divergence, "mixed": rows.mixed}
             law = Law(_spread(rows.overlap, part), _spread(rows.divergence, part))
         if objective.needs_confidence:
             law = replace(law, confidence=_spread(self._confidence(part, objective), part))
@@ -99,9 +100,10 @@ class Observer:
 
     def _overlap(self, hidden: Tensor, part: MicroBatch, objective: Objective) -> RowStatistics:
         """Return the statistics of the drafter's rows beside the target's."""
-        options = {"temperature": objective.temperature, "softcap": self._softcap, "xp": xp}
-        if self._overlap_statistics is not CORE["overlap_statistics"]:
-            options |= {"signals": objective.signals}
+        options: dict[str, Any] = {"temperature": objective.temperature, "eta": objective.eta}
+        options |= {"softcap": self._softcap, "xp": xp}
+        fused = self._overlap_statistics is not CORE["overlap_statistics"]
+        options |= {"signals": objective.signals} if fused else {"stop_gradient": Tensor.detach}
         states = self._states(part, objective)
         return self._overlap_statistics(hidden, self.head, states, part.labels, **options)  # type: ignore[no-any-return]
 

@@ -1,8 +1,9 @@
 """Gold log-probability, overlap and divergence without the logits: unit gradients, chunk by chunk.
 
-As in `gold`: an objective reads the drafter through three numbers a row, its *signals*, and the gradient
+As in `gold`: an objective reads the drafter through a few numbers a row, its *signals*, and the gradient
 of each with respect to the row's hidden state is made in the forward, while drafter's and target's laws
-are at hand. Two matrix products, and one for each signal whose gradient is wanted; nothing redone.
+are at hand. Two matrix products, and one for each signal whose gradient is wanted; nothing redone. lk's mix
+of two of them depends on its row's overlap alone, known before the product: one signal, one product.
 """
 
 from collections.abc import Sequence
@@ -15,13 +16,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dspec.backends.torch.workspace import Workspace, groups, parts, wide_of
-from dspec.core.overlap import RowStatistics, check_overlap
+from dspec.core.overlap import RowStatistics, check_overlap, divergence_share, mixed_loss
 from dspec.core.signals import SIGNALS, check_signals
 from dspec.errors import ConfigError, explain
 
 CHUNK = 256
 # What a unit gradient is the derivative of: what falls as the drafter improves.
-SIGNS = {"gold": -1, "overlap": -1, "divergence": 1}
+SIGNS = {"gold": -1, "overlap": -1, "divergence": 1, "mixed": 1}
 
 
 def overlap_statistics(
@@ -32,7 +33,9 @@ def overlap_statistics(
     *,
     temperature: float = 1.0,
     softcap: float | None = None,
+    eta: float = 0.0,
     xp: Any = None,
+    stop_gradient: Any = None,
     chunk: int = CHUNK,
     signals: Sequence[str] = SIGNALS,
 ) -> RowStatistics:
@@ -42,7 +45,7 @@ def overlap_statistics(
     float32 logits (one more with a softcap, half a one with a 16-bit head) plus a float32 copy of
     `hidden` a signal, whatever the number of rows.
 
-    Spec: OB-1, OB-10, OB-12, NU-2, NU-5.
+    Spec: OB-1, OB-10, OB-12, OB-16, NU-2, NU-5.
 
     Args:
         hidden: (R, D) floating, the drafter's last hidden states; the gradient flows here. Of the
@@ -54,7 +57,9 @@ def overlap_statistics(
         labels: (R,) integer ids in [0, V).
         temperature: of the target's law alone; > 0.
         softcap: logits of both become softcap * tanh(logits / softcap); None leaves them.
+        eta: of `mixed` alone; finite, >= 0; at 0 it is the divergence.
         xp: torch's namespace; here because every override has its operation's signature.
+        stop_gradient: likewise.
         chunk: rows a chunk, >= 1.
         signals: which statistics carry a gradient, of `SIGNALS`; the others are constants.
 
@@ -64,8 +69,8 @@ def overlap_statistics(
 
     Raises:
         ShapeError: shapes or dtypes do not agree.
-        ConfigError: the temperature is not a positive number, a signal is unknown, or the head wants a
-            gradient, which this operation does not make.
+        ConfigError: the temperature is not a positive number, eta out of its range, a signal unknown, or
+            the head wants a gradient, which this operation does not make.
 
     Example:
         >>> hidden = torch.zeros(1, 2, requires_grad=True)
@@ -79,12 +84,12 @@ def overlap_statistics(
     in benchmarks/objective.py.
     """
     asked = check_signals(signals)
-    check_overlap(hidden, head, target_hidden, labels, temperature, xp=xp or torch_namespace)
+    check_overlap(hidden, head, target_hidden, labels, temperature, eta, xp=xp or torch_namespace)
     if head.requires_grad and torch.is_grad_enabled():
         remedy = "pass head.detach(), or train with core's operation"
         raise ConfigError(explain("head", "a head that wants a gradient", "a frozen head", remedy=remedy))
     wanted = asked if torch.is_grad_enabled() else ()
-    options = _Options(temperature, softcap, parts(len(hidden), chunk, None), wanted)
+    options = _Options(temperature, softcap, eta, parts(len(hidden), chunk, None), wanted)
     constants = head.detach(), target_hidden.detach(), labels.long()
     return RowStatistics(*_OverlapStatistics.apply(hidden, *constants, options))  # type: ignore
 
@@ -95,6 +100,7 @@ class _Options:
 
     temperature: float
     softcap: float | None
+    eta: float
     cut: list[slice]
     signals: tuple[str, ...]
 
@@ -111,7 +117,7 @@ class _Columns:
     def __post_init__(self) -> None:
         self.hit = torch.empty(self.rows, dtype=torch.bool, device=self.like.device)
         wide = wide_of(self.like.dtype)
-        self.numbers = [self.like.new_empty(self.rows, dtype=wide) for _ in SIGNALS]
+        self.numbers = [self.like.new_empty(self.rows, dtype=wide) for _ in range(3)]
 
 
 class _OverlapStatistics(torch.autograd.Function):
@@ -129,21 +135,23 @@ class _OverlapStatistics(torch.autograd.Function):
             for some in groups(len(q), head):
                 place = slice(part.start + some.start, part.start + some.stop)
                 _statistics(q[some], p[some], spare[some], place, labels[place], options.temperature, columns)
+            share = divergence_share(columns.numbers[1][part], options.eta, xp=torch)[:, None]
             for name in _ORDER:
                 if name in signals:
-                    units[signals.index(name)][part] = _unit(name, space, q, p, spare, labels[part])
+                    units[signals.index(name)][part] = _unit(name, space, q, p, spare, labels[part], share)
         log_prob, overlap, divergence = columns.numbers
-        numbers = dict(zip(SIGNALS, columns.numbers))
+        mixed = mixed_loss(overlap, divergence, divergence_share(overlap, options.eta, xp=torch))
+        numbers = dict(zip(SIGNALS, (log_prob, overlap, divergence, mixed)))
         ctx.mark_non_differentiable(columns.hit, *(numbers[name] for name in SIGNALS if name not in signals))
         ctx.set_materialize_grads(False)
         ctx.signals = signals
         ctx.save_for_backward(*units)
-        return log_prob, columns.hit, overlap, divergence
+        return log_prob, columns.hit, overlap, divergence, mixed
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_log_prob, _grad_hit, grad_overlap, grad_divergence):  # type: ignore[no-untyped-def]
-        factors = dict(zip(SIGNALS, (grad_log_prob, grad_overlap, grad_divergence)))
+    def backward(ctx, grad_log_prob, _grad_hit, *grads):  # type: ignore[no-untyped-def]
+        factors = dict(zip(SIGNALS, (grad_log_prob, *grads)))
         total = None
         for name, unit in zip(ctx.signals, ctx.saved_tensors):
             if factors[name] is not None:
@@ -174,19 +182,23 @@ def _statistics(
     overlap[rows] = torch.minimum(q, p, out=spare).sum(dim=1)
 
 
-# In this order no array beside q, p and a spare one is needed: the last writes over q.
-_ORDER = ("overlap", "divergence", "gold")
+# In this order no array beside q, p and a spare one is needed: mixed writes over p, the last over q.
+_ORDER = ("overlap", "divergence", "mixed", "gold")
 
 
-def _unit(name: str, space: Workspace, q: Tensor, p: Tensor, spare: Tensor, labels: Tensor) -> Tensor:
-    """Return (rows, D): the derivative of -overlap, of the divergence or of -log_prob."""
+def _unit(
+    name: str, space: Workspace, q: Tensor, p: Tensor, spare: Tensor, labels: Tensor, share: Tensor
+) -> Tensor:
+    """Return (rows, D): the derivative of -overlap, the divergence, their mix by share, or -log_prob."""
     weights = q if name == "gold" else spare
     if name == "gold":
         q.scatter_add_(1, labels[:, None], q.new_full((len(q), 1), -1.0))
     else:
-        function = _of_overlap if name == "overlap" else torch.sub
+        function = torch.sub if name == "divergence" else _of_overlap
         for some in groups(len(q), space.head):
             function(q[some], p[some], out=spare[some])
+            if name == "mixed":
+                spare[some].lerp_(torch.sub(q[some], p[some], out=p[some]), share[some])
     space.capped_slope(weights)
     return space.back(weights)
 

@@ -30,7 +30,7 @@ class Adapter:
         generate: for "generate": (n, seed) -> n outcomes.
         law: for "generate": outcome -> probability.
         xp: for "verify": array namespace of its arguments.
-        mode: for "verify": "rejection", "one_hot" or "match".
+        mode: for "verify": "rejection", "block", "one_hot" or "match".
         to_numpy: brings results to the host.
         rows: about how many rows of the lattice, and how many coupled ones, are worth its time; None: any.
         draws: most outcomes that are worth its time; None: any number.

@@ -45,7 +45,7 @@ def from_callable(
         law: outcome -> probability.
         name: for reports; "": the function's own.
         xp: array namespace of a verifier's arguments; None: numpy.
-        mode: of a verifier: "rejection", "one_hot" or "match".
+        mode: of a verifier: "rejection", "block", "one_hot" or "match".
         to_numpy: brings a verifier's results to the host.
 
     Returns:
@@ -62,8 +62,8 @@ def from_callable(
     """
     import array_api_compat.numpy as npx
 
-    if mode not in ("rejection", "one_hot", "match"):
-        raise ConfigError(explain("mode", repr(mode), "'rejection', 'one_hot' or 'match'"))
+    if mode not in ("rejection", "block", "one_hot", "match"):
+        raise ConfigError(explain("mode", repr(mode), "'rejection', 'block', 'one_hot' or 'match'"))
     _takes(function, VERIFIES if law is None else GENERATES)
     name = name or getattr(function, "__name__", type(function).__name__)
     if law is not None:

@@ -31,7 +31,7 @@ def check_boundaries(
     Args:
         verify: see `dspec.testing.checks.lattice.Verify`; a malformed row must come back with n_accepted -1.
         xp: array namespace of its arguments.
-        mode: "rejection", "one_hot" or "match".
+        mode: "rejection", "block", "one_hot" or "match".
         only: name of one case of the battery (replay); empty: all.
         given: judge these instead of the battery.
         to_numpy: brings results to the host.

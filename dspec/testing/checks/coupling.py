@@ -2,7 +2,8 @@
 array verifiers against each other, by the million.
 
 Only rows with a uniform next to a threshold may differ; their share is reported. "Next to" is declared:
-within 2^-20, relative to p(d) for the acceptance test and to the total mass for a draw.
+within 2^-20, relative to p(d) for the acceptance test and to the total mass for a draw; of masses under block
+verification.
 """
 
 import math
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from dspec.oracle.joint import prefix_weights, verify_block
 from dspec.oracle.rejection import (
     block_width,
     draw_two_level,
@@ -18,6 +20,7 @@ from dspec.oracle.rejection import (
     verify_sample_match,
     verify_tokens,
 )
+from dspec.testing.checks.instances import SAMPLED_MODES
 from dspec.testing.checks.lattice import Verify, answer
 from dspec.testing.report import Report
 
@@ -49,7 +52,7 @@ def check_coupling(
         rows: B.
         vocab: V.
         num_drafts: K.
-        mode: "rejection", "one_hot" or "match".
+        mode: "rejection", "block", "one_hot" or "match".
         seed: of laws and uniforms.
         spread: standard deviation of the logits behind the laws.
         row: judge only this row of the batch (replay); None: all.
@@ -110,7 +113,7 @@ def check_coupled_arrays(
         rows: how many, in batches of 4,096 drawn afresh from (seed, number of the batch).
         vocab: V.
         num_drafts: K.
-        mode: "rejection", "one_hot" or "match".
+        mode: "rejection", "block", "one_hot" or "match".
         seed: of laws and uniforms.
         spread: standard deviation of the logits behind the laws.
         chunk: run only the batch of this number (replay); None: all.
@@ -186,7 +189,7 @@ def random_case(
     drafts = np.minimum(drafts, vocab - 1).astype(np.int32)
     accept = grid_uniforms(rng, (rows, num_drafts))
     close = grid_uniforms(rng, (rows, num_drafts + 1, 2))
-    return target, drafts, drafter if mode == "rejection" else None, accept, close
+    return target, drafts, drafter if mode in SAMPLED_MODES else None, accept, close
 
 
 def _softmax(logits: Any) -> Any:
@@ -205,11 +208,15 @@ def reference(row: Sequence[Any], mode: str) -> list[int]:
     target, drafts, drafter, accept, close = parts
     if mode == "match":
         return verify_sample_match(target, drafts, close, draw=draw_two_level)
+    if mode == "block":
+        return verify_block(target, drafts, drafter, accept, close, draw=draw_two_level)
     return verify_tokens(target, drafts, drafter, accept, close, draw=draw_two_level)
 
 
 def edge_distance(row: Sequence[Any], emitted: Sequence[int], mode: str) -> float:
     """Return how near the row's closest uniform lies to a threshold it was compared with."""
+    if mode == "block":
+        return _joint_distance(row, len(emitted) - 1)
     target, drafts, drafter, accept, close = row
     drafted = len(drafts)
     distance = math.inf
@@ -228,6 +235,19 @@ def edge_distance(row: Sequence[Any], emitted: Sequence[int], mode: str) -> floa
     if last < drafted:
         law = np.asarray(residual(law.tolist(), _drafter_law(drafter, drafts, last, len(law)).tolist()))
     return min(distance, draw_distance(law, close[0]))
+
+
+def _joint_distance(row: Sequence[Any], n_accepted: int) -> float:
+    """Return the distance under block verification: of masses, not relative, as they are differences."""
+    target, drafts, drafter, accept, close = row
+    p, q = target.astype(np.float64), drafter.astype(np.float64)
+    left = np.asarray(prefix_weights(p.tolist(), drafts.tolist(), q.tolist()), np.float64)
+    excess = np.maximum(left[:-1, None] * p[:-1] - q, 0)  # row i: after prefix i
+    mass, u = excess.sum(axis=-1), accept.astype(np.float64)
+    tests = np.abs(u[:-1] * (mass[1:] + 1 - left[1:-1]) - mass[1:])
+    closing = p[n_accepted] if n_accepted == len(drafts) or not mass[n_accepted] else excess[n_accepted]
+    near = min(float(abs(u[-1] - left[-1])), draw_distance(closing, close[0]))
+    return min([near, *tests.tolist()])
 
 
 def _drafter_law(drafter: Any, drafts: Any, slot: int, size: int) -> Any:

@@ -4,6 +4,7 @@ import itertools
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache
 from typing import Any
 
@@ -15,6 +16,9 @@ K = 2  # drafted slots of an instance
 ACCEPT_GRID = 16
 CLOSE_GRIDS = (8, 4)  # block level, inside level
 MATCH_GRIDS = (4, 4)  # sample-match draws at every slot: a smaller grid, 4^6 rows
+# What is left of a prefix (w of RS-21) for which rows with 0 < r < w and a chance to hold on the grid exist.
+SHOWN = frozenset(Fraction(n, UNIT) for n in (7, 9, 10, 11, 12, 13, 14, 15))
+SAMPLED_MODES = ("rejection", "block")  # those that read the drafter's law
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Instance:
     Args:
         target: [slot 0..K][token before; one entry at slot 0] -> V integers over 16.
         drafter: [slot 0..K-1][token before] -> V integers over 16, powers of two or 0.
-        mode: "rejection", "one_hot" or "match".
+        mode: "rejection", "block", "one_hot" or "match".
     """
 
     target: tuple[tuple[Row, ...], ...]
@@ -55,7 +59,13 @@ def _instance(rng: random.Random, *, vocab: int, mode: str) -> Instance:
     targets, drafters = admissible_rows(vocab, grids), drafter_rows(vocab)
     target, drafter = [], []
     for slot in range(K + 1):
-        pairs = [_pair(rng, targets, drafters, mode) for _ in range(vocab if slot else 1)]
+        if mode != "block":
+            pairs = [_pair(rng, targets, drafters, mode) for _ in range(vocab if slot else 1)]
+        elif slot == 0:
+            pairs = [_first_pair(rng, targets, drafters)]
+        else:
+            left = _left(target[0][0], drafter[0][0]) if slot < K else [Fraction(1)] * vocab
+            pairs = [_joint_pair(rng, targets, drafters, share) for share in left]
         target.append(tuple(p for p, _ in pairs))
         if slot < K:
             drafter.append(tuple(q for _, q in pairs))
@@ -67,6 +77,42 @@ def _pair(rng: random.Random, targets: list[Row], drafters: list[Row], mode: str
     while True:
         p, q = rng.choice(targets), rng.choice(drafters)
         if mode == "match" or _residuals_admissible(p, q, mode):
+            return p, q
+
+
+def _left(p: Row, q: Row) -> list[Fraction]:
+    """Return w_1 of RS-21 by the first draft."""
+    return [min(Fraction(1), Fraction(x, y)) if y else Fraction(1) for x, y in zip(p, q)]
+
+
+def _first_pair(rng: random.Random, targets: list[Row], drafters: list[Row]) -> tuple[Row, Row]:
+    """Return rows of the first slot after one draft of which a share is left that `_joint_pair` can show."""
+    while True:
+        p, q = _pair(rng, targets, drafters, "block")
+        if SHOWN.intersection(_left(p, q)):
+            return p, q
+
+
+def _joint_pair(
+    rng: random.Random, targets: list[Row], drafters: list[Row], left: Fraction
+) -> tuple[Row, Row]:
+    """Return rows after a prefix that has `left` left (w of RS-21), with every threshold on the grid.
+
+    Where the grid allows, the prefix is neither sure to stand nor owed its own law alone: from such rows a
+    verifier that forgets w in the closing law differs.
+    """
+    while True:
+        p, q = rng.choice(targets), rng.choice(drafters)
+        excess = tuple(max(left * x - y, Fraction(0)) for x, y in zip(p, q))
+        mass = sum(excess, Fraction(0)) / UNIT
+        if left in SHOWN and not 0 < mass < left:
+            continue
+        total = mass + 1 - left
+        shares = [min(Fraction(1), left * x / y) for x, y in zip(p, q) if y] + [
+            mass / total if total else mass
+        ]
+        on_grid = all((ACCEPT_GRID * share).denominator == 1 for share in shares)
+        if on_grid and admissible(excess, CLOSE_GRIDS) and (not mass or sum(map(bool, excess)) > 1):
             return p, q
 
 
@@ -83,7 +129,7 @@ def _shows(p: Row, q: Row) -> bool:
     return admissible(left, CLOSE_GRIDS) and (p == q or sum(mass > 0 for mass in left) > 1)
 
 
-def admissible(row: Row, grids: tuple[int, int]) -> bool:
+def admissible(row: Sequence[int | Fraction], grids: tuple[int, int]) -> bool:
     """Return whether both levels of the two-level draw have all thresholds on the grid.
 
     Example:

@@ -18,6 +18,7 @@ from dspec.testing.checks.instances import (
     ACCEPT_GRID,
     CLOSE_GRIDS,
     MATCH_GRIDS,
+    SAMPLED_MODES,
     UNIT,
     Instance,
     K,
@@ -49,7 +50,8 @@ def check_lattice(
         verify: the verifier; arrays of `xp` in, (tokens (B, K + 1), n_accepted (B,)) out.
         xp: array namespace of its arguments.
         dtype: floating dtype of the laws, or its name; uniforms are float32.
-        mode: "rejection" (sampled drafts), "one_hot" (draft_probs None) or "match" (draws at each slot).
+        mode: "rejection" (sampled drafts), "block" (the same, judged together), "one_hot" (draft_probs None)
+            or "match" (draws at each slot).
         count: number of instances, half with V = 4, half with V = 5 (a tail that fills no block).
         seed: of the instances.
         instances: use these instead; `Instance`s, or their fields as JSON has them.
@@ -88,7 +90,8 @@ def check_lattice(
 def _clauses(mode: str) -> tuple[str, ...]:
     """Return what the law of a mode says; sample-match neither accepts nor corrects."""
     common = ("RS-1", "RS-3", "RS-8", "RS-18", "NU-2")
-    return common if mode == "match" else (*common, "RS-4", "RS-5", "RS-6")
+    more = {"match": (), "block": ("RS-21", "RS-6")}
+    return (*common, *more.get(mode, ("RS-4", "RS-5", "RS-6")))
 
 
 def dtype_name(dtype: Any) -> str:
@@ -205,7 +208,7 @@ def _batch(
     target = [[instance.row(instance.target, k, d) for k in range(K + 1)] for d in drafts]
     drafter = [[instance.row(instance.drafter, k, d) for k in range(K)] for d in drafts]
     laws = [np.repeat(np.asarray(rows, np.float32) / UNIT, size, axis=0) for rows in (target, drafter)]
-    draft_probs = xp.asarray(laws[1], dtype=dtype) if instance.mode == "rejection" else None
+    draft_probs = xp.asarray(laws[1], dtype=dtype) if instance.mode in SAMPLED_MODES else None
     return (
         xp.asarray(laws[0], dtype=dtype),
         xp.asarray(np.repeat(np.asarray(drafts, np.int32), size, axis=0)),

@@ -242,7 +242,7 @@ def smoke(
         verify: see `dspec.testing.checks.lattice.Verify`.
         xp: array namespace of its arguments.
         dtype: floating dtype of the laws; None: float32.
-        mode: "rejection", "one_hot" or "match".
+        mode: "rejection", "block", "one_hot" or "match".
         to_numpy: brings results to the host.
 
     Returns:

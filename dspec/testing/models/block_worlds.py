@@ -17,7 +17,8 @@ from dspec.core.types import Draft
 from dspec.oracle.decode import sequence_law
 from dspec.oracle.enumerate import Source
 from dspec.oracle.hashed import Entry, HashedModel, Reading, Slot
-from dspec.oracle.rejection import POLICIES, argmax, draw, one_hot
+from dspec.oracle.policies import POLICIES
+from dspec.oracle.rejection import argmax, draw, one_hot
 from dspec.oracle.self_speculation import without_mask
 
 # (layout, window, commit, bonus, draft mask, guesses): every way that rounds can be laid out.
@@ -39,7 +40,7 @@ class BlockWorld:
     Args:
         seed: of the model.
         shifted: alignment of the family.
-        policy: a key of `dspec.oracle.rejection.POLICIES`.
+        policy: a key of `dspec.oracle.policies.POLICIES`.
         form: index of `FORMS`.
         block_size: B.
         vocab_size: V, the mask token included, which is the last id.

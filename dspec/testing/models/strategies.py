@@ -43,7 +43,7 @@ def dyadic_instances(draw: Any, *, mode: str = "rejection") -> Instance:
 
     Args:
         draw: given by Hypothesis.
-        mode: "rejection", "one_hot" or "match".
+        mode: "rejection", "block", "one_hot" or "match".
 
     Returns:
         The instance.

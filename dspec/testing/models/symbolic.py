@@ -6,7 +6,8 @@ from typing import Any
 from dspec.core.decode import Limits, decode
 from dspec.core.types import Draft, Scores
 from dspec.oracle.enumerate import Source
-from dspec.oracle.rejection import POLICIES, argmax, draw
+from dspec.oracle.policies import POLICIES
+from dspec.oracle.rejection import argmax, draw
 from dspec.testing.models.worlds import World
 
 
@@ -16,7 +17,7 @@ def decode_sampler(policy: str, *, rewinds: bool = True) -> Callable[[World, Sou
     Spec: RS-1, DL-1, DL-3, DL-4.
 
     Args:
-        policy: a key of `dspec.oracle.rejection.POLICIES`.
+        policy: a key of `dspec.oracle.policies.POLICIES`.
         rewinds: whether the target's cache forgets rejected drafts, as it must.
 
     Returns:

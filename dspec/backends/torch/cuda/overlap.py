@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from dspec.backends.torch.cuda.gold import available
 from dspec.backends.torch.workspace import parts, wide_of
-from dspec.core.overlap import RowStatistics, check_overlap
+from dspec.core.overlap import RowStatistics, check_overlap, divergence_share, mixed_loss
 from dspec.core.signals import SIGNALS, check_signals
 from dspec.errors import BackendUnavailable, ConfigError, explain
 
@@ -30,16 +30,18 @@ def overlap_statistics_triton(
     *,
     temperature: float = 1.0,
     softcap: float | None = None,
+    eta: float = 0.0,
     xp: Any = None,
+    stop_gradient: Any = None,
     chunk: int = CHUNK,
     signals: Sequence[str] = SIGNALS,
 ) -> RowStatistics:
     """Return what `overlap.overlap_statistics` does, its row work by one Triton kernel.
 
-    Memory is two chunks of logits in the head's dtype, a third where all signals are wanted. A float64
-    head is refused.
+    Memory is two chunks of logits in the head's dtype, or as many as signals are wanted. A float64 head is
+    refused.
 
-    Spec: OB-1, OB-10, OB-12, NU-2, NU-5.
+    Spec: OB-1, OB-10, OB-12, OB-16, NU-2, NU-5.
 
     Args:
         hidden: (R, D) floating, on CUDA; see `overlap.overlap_statistics`.
@@ -48,7 +50,9 @@ def overlap_statistics_triton(
         labels: (R,) integer ids in [0, V).
         temperature: of the target's law alone; > 0.
         softcap: see `overlap.overlap_statistics`.
+        eta: likewise.
         xp: likewise.
+        stop_gradient: likewise.
         chunk: rows a chunk, >= 1.
         signals: which statistics carry a gradient.
 
@@ -57,19 +61,19 @@ def overlap_statistics_triton(
 
     Raises:
         ShapeError: shapes or dtypes do not agree.
-        ConfigError: the temperature, a signal, a head that wants a gradient or is float64.
+        ConfigError: the temperature, eta, a signal, a head that wants a gradient or is float64.
         BackendUnavailable: not on CUDA, or without Triton.
     """
     missing = available(hidden.device)
     if missing is not None:
         raise BackendUnavailable(explain("overlap_statistics_triton", missing, "CUDA and Triton"))
     asked = check_signals(signals)
-    check_overlap(hidden, head, target_hidden, labels, temperature, xp=xp or torch_namespace)
+    check_overlap(hidden, head, target_hidden, labels, temperature, eta, xp=xp or torch_namespace)
     if head.requires_grad or head.dtype == torch.float64:
         needed = "a frozen head of at most float32"
         raise ConfigError(explain("head", f"{head.dtype}, requires_grad={head.requires_grad}", needed))
     wanted = asked if torch.is_grad_enabled() else ()
-    options = _Options(temperature, softcap, parts(len(hidden), chunk, None), wanted)
+    options = _Options(temperature, softcap, eta, parts(len(hidden), chunk, None), wanted)
     return RowStatistics(*_Overlap.apply(hidden, head, target_hidden.detach(), labels.long(), options))  # type: ignore
 
 
@@ -79,6 +83,7 @@ class _Options:
 
     temperature: float
     softcap: float | None
+    eta: float
     cut: list[slice]
     signals: tuple[str, ...]
 
@@ -94,27 +99,29 @@ class _Overlap(torch.autograd.Function):
         hit = torch.empty(rows, dtype=torch.bool, device=head.device)
         units = {signal: head.new_empty(hidden.shape, dtype=wide) for signal in wanted}
         longest = max((part.stop - part.start for part in options.cut), default=0)
-        spaces = [head.new_empty((longest, head.shape[0])) for _ in range(3 if len(wanted) == 3 else 2)]
+        spaces = [head.new_empty((longest, head.shape[0])) for _ in range(max(2, len(wanted)))]
         for part in options.cut:
             count = part.stop - part.start
             ours, theirs = (space[:count] for space in spaces[:2])
             torch.mm(hidden[part].to(head.dtype), head.T, out=ours)
             torch.mm(target_hidden[part].to(head.dtype), head.T, out=theirs)
             slopes = dict(zip(wanted, (space[:count] for space in spaces)))
-            said = overlap_rows(ours, theirs, labels[part], options.temperature, options.softcap, slopes)
+            numbers = (options.temperature, options.softcap, options.eta)
+            said = overlap_rows(ours, theirs, labels[part], *numbers, slopes)
             columns[0][part], hit[part], columns[1][part], columns[2][part] = said
             for signal, slope in slopes.items():
                 units[signal][part] = torch.mm(slope, head)
         ctx.signals = wanted
         ctx.mark_non_differentiable(hit)
         ctx.save_for_backward(*units.values())
-        return columns[0], hit, columns[1], columns[2]
+        mixed = mixed_loss(columns[1], columns[2], divergence_share(columns[1], options.eta, xp=torch))
+        return columns[0], hit, columns[1], columns[2], mixed
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, log_prob, _hit, overlap, divergence):  # type: ignore[no-untyped-def]
+    def backward(ctx, log_prob, _hit, overlap, divergence, mixed):  # type: ignore[no-untyped-def]
         # The unit of gold is the derivative of -log_prob; those of the others are their own.
-        factors = {"gold": -log_prob, "overlap": overlap, "divergence": divergence}
+        factors = {"gold": -log_prob, "overlap": overlap, "divergence": divergence, "mixed": mixed}
         units = dict(zip(ctx.signals, ctx.saved_tensors))
         total = None
         for signal, unit in units.items():

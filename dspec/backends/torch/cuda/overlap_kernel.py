@@ -17,6 +17,7 @@ def overlap_rows(
     labels: Tensor,
     temperature: float,
     softcap: float | None,
+    eta: float,
     slopes: dict[str, Tensor],
     *,
     block: int = BLOCK,
@@ -30,8 +31,9 @@ def overlap_rows(
         labels: (rows,) int64.
         temperature: of the target's law.
         softcap: None: no cap.
-        slopes: by signal where to write the derivative of -log_prob, overlap and divergence with respect
-            to the drafter's logits, (rows, V); one of them may be `logits`, another `target_logits`.
+        eta: of the mix of overlap and divergence.
+        slopes: by signal where to write the derivative of -log_prob, -overlap, divergence and their mix with
+            respect to the drafter's logits, (rows, V); one may be `logits`, another `target_logits`.
         block: columns a step, a power of 2.
         warps: warps a program.
 
@@ -42,9 +44,9 @@ def overlap_rows(
     found = [torch.empty(rows, dtype=torch.float32, device=logits.device) for _ in range(3)]
     hit = torch.empty(rows, dtype=torch.int8, device=logits.device)
     places = [slopes.get(signal, logits) for signal in SIGNALS]
-    wanted = dict(zip(("GOLD", "OVERLAP", "DIVERGENCE"), (signal in slopes for signal in SIGNALS)))
+    wanted = {signal.upper(): signal in slopes for signal in SIGNALS}
     strides = [x.stride(0) for x in (logits, target_logits, *places)]
-    sizes = (vocab, 1.0 if softcap is None else float(softcap), float(temperature))
+    sizes = (vocab, 1.0 if softcap is None else float(softcap), float(temperature), float(eta))
     flags: dict[str, Any] = {"CAPPED": softcap is not None, "BLOCK": block, **wanted}
     arrays = (logits, target_logits, *places, labels, found[0], hit, *found[1:])
     _overlap_rows[(rows,)](*arrays, *strides, *sizes, **flags, num_warps=warps)
@@ -65,6 +67,7 @@ def _overlap_rows(  # type: ignore[no-untyped-def]
     gold_slope,
     overlap_slope,
     divergence_slope,
+    mixed_slope,
     labels,
     log_prob,
     hit,
@@ -75,14 +78,17 @@ def _overlap_rows(  # type: ignore[no-untyped-def]
     gold_stride,
     overlap_stride,
     divergence_stride,
+    mixed_stride,
     vocab,
     softcap,
     temperature,
+    eta,
     CAPPED: tl.constexpr,
     BLOCK: tl.constexpr,
     GOLD: tl.constexpr,
     OVERLAP: tl.constexpr,
     DIVERGENCE: tl.constexpr,
+    MIXED: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     ours, theirs = logits + row * stride, target_logits + row * target_stride
@@ -134,10 +140,12 @@ def _overlap_rows(  # type: ignore[no-untyped-def]
         below += tl.where(q < p, q, 0.0)
         apart += p * (log_p - log_q)
     rest = tl.sum(below, axis=0)
-    tl.store(overlap + row, tl.sum(shared, axis=0))
+    common = tl.sum(shared, axis=0)
+    tl.store(overlap + row, common)
     tl.store(divergence + row, tl.sum(apart, axis=0))
 
-    if GOLD or OVERLAP or DIVERGENCE:
+    if GOLD or OVERLAP or DIVERGENCE or MIXED:
+        share = tl.exp(-eta * common)
         for first in range(0, vocab, BLOCK):
             column = first + lane
             inside = column < vocab
@@ -160,3 +168,6 @@ def _overlap_rows(  # type: ignore[no-untyped-def]
             if DIVERGENCE:
                 w = (q - p) * slope
                 tl.store(divergence_slope + row * divergence_stride + column, w.to(kind), mask=inside)
+            if MIXED:
+                w = share * (q - p) - (1.0 - share) * q * (tl.where(q < p, 1.0, 0.0) - rest)
+                tl.store(mixed_slope + row * mixed_stride + column, (w * slope).to(kind), mask=inside)

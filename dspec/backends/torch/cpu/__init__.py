@@ -1,0 +1,1 @@
+"""What runs only where the host reads a value at no cost."""
