@@ -182,8 +182,8 @@ def _match(own: Array, drafted: Array, sound: Array, *, xp: Any) -> Verdict:
     """Return the verdict of keeping `own` (B, K + 1) up to its first token that was not drafted.
 
     Drafts that stand are the target's own tokens: nothing is gathered. A row that is not `sound` (B,) keeps
-    nothing, hence -1 throughout. 15 operations for a greedy verdict, of which 25 were 9 % of a pass of the
-    shipped target over one token (one CPU thread).
+    nothing, hence -1 throughout. A greedy verdict is 15 operations; the 25 of gathering, assembling and
+    flagging took 1.8 times as long (1 row of 2,048 logits, torch on one CPU thread: 121 against 67 us).
     """
     same = own[:, :-1] == xp.astype(drafted, own.dtype)
     kept = xp.cumulative_prod(xp.astype(xp.concat([sound[:, None], same], axis=1), xp.int32), axis=1)
