@@ -91,7 +91,7 @@ def show_plan(
     start = max(context - max_new_tokens // 2, 1)
     plan = measure_plan(engine, plan, text[:start], max_new_tokens=max_new_tokens, clock=clock)
     if not quiet:
-        Console().print(_table(plan, device), _verdict(plan), highlight=False)
+        Console().print(_table(plan, device), describe_plan(plan), highlight=False)
     if output is not None:
         note = f"{device}, {clock_name}, batch 1, greedy; medians of interleaved repetitions"
         draw_plan(output / "plan.png", plan, title="What a block size is worth", note=note)
@@ -153,7 +153,12 @@ def _table(plan: Plan, device: str) -> Table:
     return table
 
 
-def _verdict(plan: Plan) -> str:
+def describe_plan(plan: Plan) -> str:
+    """Return one sentence or two: whether speculation pays, by how much, or what it would need.
+
+    Args:
+        plan: predicted.
+    """
     best = plan.best
     if plan.pays:
         return f"Speculation pays: blocks of {best.block_size}, {plan.speedup(best):.2f} x one token a pass."

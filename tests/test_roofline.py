@@ -10,7 +10,7 @@ import pytest
 from matplotlib.image import imread
 
 from dspec.backends.numpy import NumpyOps, TableDrafter, TableTarget
-from dspec.cli_plan import read_acceptance
+from dspec.cli_plan import describe_plan, read_acceptance
 from dspec.core.stats import Stats
 from dspec.engine import Engine
 from dspec.errors import ConfigError
@@ -48,8 +48,11 @@ def test_a_rate_is_tau_over_the_three_times():
     assert plan.autoregressive == 0.5 and plan.best.block_size == 4
     assert not plan.pays, "1.875 tokens in 4 s against one in 2 s"
     assert plan.break_even(4) == pytest.approx(2.0)
+    said = "Speculation does not pay here: the best block size, 4, is predicted at 0.94 x one token a pass. "
+    assert describe_plan(plan) == said + "It would need tau above 2.00; it has 1.88."
     barely = make_plan(TIMES, [0.6], block_sizes=[4])
     assert barely.pays and barely.best.tau > 2.0
+    assert describe_plan(barely) == "Speculation pays: blocks of 4, 1.09 x one token a pass."
     assert barely.speedup(barely.best) == pytest.approx(barely.best.tau / 2.0)
 
 
@@ -137,7 +140,7 @@ def test_a_plan_without_a_drafter_needs_an_acceptance(capsys, tmp_path):
     (tmp_path / "suite.jsonl").write_text('{"tokens": [101, 101, 100]}\n')
     words = ("bench", TARGET, "--plan", "--suite", tmp_path / "suite.jsonl", "--context", 8)
     status, out, _ = run(capsys, *words, "--max-new-tokens", 4, "--acceptance", "0.01")
-    assert status == 0 and "Speculation does not pay here" in out and "predicted" in out
+    assert status == 0 and "\nSpeculation " in out and "predicted" in out
     status, _, err = run(capsys, *words)
     assert status == 2 and "--plan: got no drafter" in err
     status, _, err = run(capsys, *words, "--acceptance", "x")

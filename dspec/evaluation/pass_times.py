@@ -53,8 +53,8 @@ def measure_passes(
     """
     sizes = sorted({1, *new_tokens, *([] if engine.drafter is None else [engine.drafter.block_size])})
     if repetitions < 1 or sizes[0] < 1:
-        found = f"{repetitions} repetitions of {sizes} new tokens"
-        raise ConfigError(explain("pass times", found, "at least one of each"))
+        got = f"{repetitions} repetitions of {sizes} new tokens"
+        raise ConfigError(explain("pass times", got, "at least one of each"))
     check_length(len(context) + sizes[-1], engine.target.max_positions)
     bench = _Bench(engine, context, sizes, clock)
     found = defaultdict[tuple[str, int], list[float]](list)
@@ -150,7 +150,7 @@ def decode_rate(
         chunks.append(chunk)
         begun = clock() if len(chunks) == 1 else begun
     end = clock()
-    emitted = [chunk.n_accepted + 1 for chunk in chunks[1:]]
+    emitted = [1 + (chunk.n_accepted or 0) for chunk in chunks[1:]]
     return {
         "tokens": [token for chunk in chunks for token in chunk.tokens],
         "rate": sum(emitted) / (end - begun),
