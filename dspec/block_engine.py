@@ -19,7 +19,7 @@ from dspec.core.policies import REJECTION, choose_policy
 from dspec.core.self_speculation import speculate
 from dspec.core.settings import read_integer
 from dspec.core.trace import BlockStats, Commit, Event
-from dspec.decoders import Autoregressive, Diffusion, SelfSpeculative, Speculative, Wino
+from dspec.decoders import Autoregressive, Diffusion, SelfSpeculative, Speculative, Tree, Wino
 from dspec.errors import ConfigError, explain
 from dspec.generation import BlockChunk, BlockGeneration
 from dspec.prompt import Prompt, encode_prompt, is_many
@@ -159,7 +159,7 @@ class BlockDiffusion:
         if request.policy is not None:
             remedy = "Put it into the decoder: SelfSpeculative(exact=True, policy=...)."
             raise ConfigError(explain("policy", request.policy, "None", remedy=remedy, clause="SS-23"))
-        if isinstance(decoder, Speculative):
+        if isinstance(decoder, (Speculative, Tree)):
             needed = "Autoregressive(), Diffusion(...), Wino(...), SelfSpeculative(...) or None"
             raise ConfigError(explain("decoder", decoder, needed, clause="SS-23"))
         decoder = decoder or SelfSpeculative(exact=True)

@@ -31,7 +31,9 @@ app = typer.Typer(
 POLICY_HELP = "; ".join(f"{policy.name}: {policy.summary}" for policy in POLICIES.values())
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
-DECODER_HELP = "speculative or autoregressive; of a block-diffusion model: self-speculative, diffusion, wino."
+DECODER_HELP = (
+    "speculative, tree or autoregressive; of a block-diffusion model: self-speculative, diffusion, wino."
+)
 DECODERS = ("autoregressive", "self-speculative(exact=true)", "diffusion")
 DECODERS_HELP = 'Of a block-diffusion model; may be repeated: "self-speculative(exact=true, block_size=8)".'
 PLAN_HELP = "Time passes and predict tokens per second by block size instead."

@@ -9,11 +9,12 @@ from typing import Any, get_args, get_type_hints
 
 import typer
 
-from dspec.decoders import Autoregressive, Diffusion, Editing, SelfSpeculative, Speculative, Wino
+from dspec.decoders import Autoregressive, Diffusion, Editing, SelfSpeculative, Speculative, Tree, Wino
 from dspec.errors import ConfigError, explain
 
 NAMES: dict[str, type[Any]] = {
     "speculative": Speculative,
+    "tree": Tree,
     "autoregressive": Autoregressive,
     "diffusion": Diffusion,
     "self-speculative": SelfSpeculative,
@@ -22,6 +23,7 @@ NAMES: dict[str, type[Any]] = {
 BLOCK = (Diffusion, SelfSpeculative, Wino)  # decoders of block-diffusion models alone
 EDIT = {"edit_threshold": ("threshold", float), "edit_passes": ("max_passes", int)}
 HELP = {
+    "budget": "Nodes of a tree, the anchor not counted (tree; needs a drafter).",
     "block_size": "Positions a block.",
     "exact": "Keep the block-size-one law (--exact); --hybrid verifies where the route says so.",
     "window": "sliding or aligned (exact).",
@@ -49,7 +51,7 @@ HELP = {
 
 
 def with_decoder_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command` an option for every field of the block-diffusion decoders, collected in `options`.
+    """Give `command` an option for every field of these decoders, collected in `options`.
 
     Args:
         command: a function with a keyword-only parameter `options`.
@@ -79,7 +81,7 @@ def with_decoder_options(command: Callable[..., None]) -> Callable[..., None]:
 def _kinds() -> dict[str, type]:
     """Every option's type, in the order of `HELP`."""
     kinds: dict[str, type] = {name: kind for name, (_, kind) in EDIT.items()}
-    for decoder in BLOCK:
+    for decoder in (Tree, *BLOCK):
         for name, hint in get_type_hints(decoder).items():
             if name not in ("policy", "edit"):
                 kinds[name] = next(kind for kind in (get_args(hint) or (hint,)) if kind is not NoneType)
@@ -89,7 +91,8 @@ def _kinds() -> dict[str, type]:
 def _option(name: str, kind: type) -> inspect.Parameter:
     flag = "--" + name.replace("_", "-")
     names = {"exact": "--exact/--hybrid"}.get(name, f"{flag}/--no-{flag[2:]}" if kind is bool else flag)
-    option = typer.Option(None, names, help=HELP[name], show_default=False, rich_help_panel="Block diffusion")
+    panel = "Draft trees" if name == "budget" else "Block diffusion"
+    option = typer.Option(None, names, help=HELP[name], show_default=False, rich_help_panel=panel)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=kind | None)
 
 

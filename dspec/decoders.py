@@ -8,6 +8,7 @@ from dspec.core.routing import Route
 from dspec.core.selection import Selection
 from dspec.core.settings import read_integer, read_number
 from dspec.errors import ConfigError, explain
+from dspec.tree_decoder import Tree as Tree
 
 MASKS = {"cache_mask": ("block", "causal"), "draft_mask": ("block", "partially_causal")}
 COMMITS = ("fused", "separate", "always")
@@ -212,7 +213,7 @@ class SelfSpeculative:
         _refuse_mixed(self)
 
 
-DECODERS = (Speculative, Autoregressive, Diffusion, Wino, SelfSpeculative)
+DECODERS = (Speculative, Tree, Autoregressive, Diffusion, Wino, SelfSpeculative)
 HYBRID = ("route", "estimator", "score", "cost", "select", "threshold", "steps", "sub_block", "min_commit")
 HYBRID += ("lossy_ratio_power", "edit")
 EXACT = ("policy", "window", "bonus", "layout", "guesses")

@@ -6,9 +6,11 @@ from typing import Any
 
 from dspec.backends.judge import NoDrafter, RequestJudge, check_ids
 from dspec.backends.protocol import ArrayOps, DrafterModel, TargetModel
-from dspec.core.decode import Limits, Pass, decode
+from dspec.backends.tree_judge import RequestTreeJudge
+from dspec.core.decode import Limits, Pass, block_pass, decode
 from dspec.core.stats import Stats
-from dspec.decoders import Autoregressive, Speculative
+from dspec.core.tree_decode import tree_pass
+from dspec.decoders import Autoregressive, Speculative, Tree
 from dspec.errors import ConfigError, explain
 from dspec.generation import Chunk, Generation
 from dspec.prompt import Prompt, encode_prompt, is_many
@@ -24,7 +26,8 @@ class _Job:
 
     ids: list[int]
     limits: Limits
-    judge: RequestJudge
+    judge: RequestJudge | RequestTreeJudge
+    ahead: int  # most drafts of a pass
     drafter: DrafterModel | None
     text: TextStream | None
 
@@ -35,7 +38,7 @@ class Engine:
 
     Every call opens its own sessions: requests share no state, and a failing one leaves none.
 
-    Spec: DL-1, DL-7, DL-8, DL-9, RS-8, RS-10, RS-13.
+    Spec: DL-1, DL-7, DL-8, DL-9, DL-11, RS-8, RS-10, RS-13, RS-23.
 
     Args:
         target: the model whose law is kept.
@@ -56,7 +59,7 @@ class Engine:
             prompt: text, token ids (a list or an integer array), chat messages, or a list of those.
             **settings: max_new_tokens=256, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0, seed=0,
                 stop=None, policy=None, decoder=None, ignore_eos=False. `decoder=None` drafts if
-                there is a drafter; `Speculative(...)` needs one.
+                there is a drafter; `Speculative(...)` and `Tree(...)` need one.
 
         Returns:
             A `Generation`, or a list of them; the i-th prompt of a list is request i of the seed.
@@ -65,6 +68,7 @@ class Engine:
             ConfigError: a prompt or setting is unknown, unsupported or out of range.
             ShapeError: a token id outside the vocabulary.
             NumericsError: the model returned NaN.
+            BackendUnavailable: `Tree(...)` with a target that reads no trees.
         """
         request = parse_request(settings)
         if not is_many(prompt):
@@ -89,6 +93,7 @@ class Engine:
         Raises:
             ConfigError: the prompt or a setting is unknown, unsupported or out of range.
             ShapeError: a token id outside the vocabulary.
+            BackendUnavailable: `Tree(...)` with a target that reads no trees.
         """
         return self._stream(self._job(prompt, parse_request(settings)))
 
@@ -114,27 +119,34 @@ class Engine:
 
     def _job(self, prompt: Any, request: Request, where: str = "prompt") -> _Job:
         """Check all that can be checked without a model pass."""
-        if not isinstance(request.decoder, (Speculative, Autoregressive, type(None))):
-            remedy = "Open a block-diffusion model: dspec.load_block_diffusion(...)."
-            needed = "Speculative(...), Autoregressive() or None"
-            raise ConfigError(explain("decoder", request.decoder, needed, remedy=remedy, clause="RS-13"))
-        if isinstance(request.decoder, Speculative) and self.drafter is None:
-            remedy = "Load one, dspec.load(target, drafter), or leave `decoder` out."
-            raise ConfigError(
-                explain("decoder", request.decoder, "a drafter: this engine has none", remedy=remedy)
-            )
-        drafter = None if isinstance(request.decoder, Autoregressive) else self.drafter
+        drafter = self._drafter_for(request.decoder)
         n_slots = 0 if drafter is None else drafter.block_size - 1
         stream = Stream(request.seed, request.number)
+        judge = RequestJudge(self.ops, request.rule(), request.sampling, stream, n_slots)
+        budget = request.decoder.budget if isinstance(request.decoder, Tree) else None
         ids = self._encode(prompt, where)
         check_length(len(ids) + request.max_new_tokens, self.target.max_positions)
         return _Job(
             ids=ids,
             limits=Limits(request.max_new_tokens, frozenset() if request.ignore_eos else self.target.eos_ids),
-            judge=RequestJudge(self.ops, request.rule(), request.sampling, stream, n_slots),
+            judge=judge if budget is None else RequestTreeJudge(judge, budget),
+            ahead=max(n_slots, budget or 0),
             drafter=drafter,
             text=open_text(self.target.tokenizer, request.stops),
         )
+
+    def _drafter_for(self, decoder: Any) -> DrafterModel | None:
+        """Return who drafts, or refuse what cannot be done with these models."""
+        if not isinstance(decoder, (Speculative, Tree, Autoregressive, type(None))):
+            remedy = "Open a block-diffusion model: dspec.load_block_diffusion(...)."
+            needed = "Speculative(...), Tree(...), Autoregressive() or None"
+            raise ConfigError(explain("decoder", decoder, needed, remedy=remedy, clause="RS-13"))
+        if isinstance(decoder, (Speculative, Tree)) and self.drafter is None:
+            remedy = "Load one, dspec.load(target, drafter), or leave `decoder` out."
+            raise ConfigError(explain("decoder", decoder, "a drafter: this engine has none", remedy=remedy))
+        if isinstance(decoder, Tree):
+            self.target.check_trees()
+        return None if isinstance(decoder, Autoregressive) else self.drafter
 
     def _generate(self, job: _Job) -> Generation:
         watch = Stopwatch(self.ops)
@@ -161,7 +173,7 @@ class Engine:
 
     def _passes(self, job: _Job, watch: Stopwatch | None) -> Iterator[Pass]:
         """Open the sessions of one request and run the loop; nobody reads the time of a stream."""
-        capacity = len(job.ids) + job.limits.max_new_tokens + job.judge.n_slots + 1
+        capacity = len(job.ids) + job.limits.max_new_tokens + job.ahead + 1
         layer_ids = () if job.drafter is None else job.drafter.layer_ids
         target: Any = self.target.session(layer_ids=layer_ids, capacity=capacity)
         drafter: Any = NoDrafter(self.ops)
@@ -169,7 +181,8 @@ class Engine:
             drafter = job.drafter.session(self.target, capacity=capacity)
         if watch is not None:
             target, drafter = watch.target(target), watch.drafter(drafter)
-        yield from decode(target, drafter, job.judge, job.ids, job.limits)
+        one_pass = tree_pass if isinstance(job.judge, RequestTreeJudge) else block_pass
+        yield from decode(target, drafter, job.judge, job.ids, job.limits, one_pass=one_pass)
 
 
 def _chunk(step: Pass, text: TextStream | None) -> Chunk:

@@ -25,8 +25,8 @@ class Stopwatch:
         self._total = 0.0
 
     def target(self, session: Any) -> Any:
-        """Return the session with prefill and score timed."""
-        return _Timed(session, self._parts["target"], ("prefill", "score"))
+        """Return the session with its passes timed."""
+        return _Timed(session, self._parts["target"], ("prefill", "score", "score_tree", "keep"))
 
     def drafter(self, session: Any) -> Any:
         """Return the session with propose timed."""

@@ -11,7 +11,7 @@ from dspec.block_engine import BlockDiffusion
 from dspec.block_plans import plan_of
 from dspec.core.layouts import causal
 from dspec.core.trace import KINDS
-from dspec.decoders import Autoregressive, Diffusion, Editing, SelfSpeculative, Speculative, Wino
+from dspec.decoders import Autoregressive, Diffusion, Editing, SelfSpeculative, Speculative, Tree, Wino
 from dspec.errors import ConfigError, NumericsError
 from tests import block_models
 from tests.block_models import MASK, VOCABULARY
@@ -386,6 +386,7 @@ def test_settings_that_contradict_are_refused(make, words):
 def test_what_a_model_cannot_do_is_refused_before_a_pass(lm):
     refused = [
         ({"decoder": Speculative()}, r"decoder: got Speculative"),
+        ({"decoder": Tree()}, r"decoder: got Tree"),
         ({"policy": "rejection"}, r"policy.*Put it into the decoder"),
         ({"decoder": SelfSpeculative(exact=True, policy="typical")}, r"policy: got 'typical'"),
         ({"decoder": Diffusion(sub_block=3)}, r"multiple of sub_block=3"),

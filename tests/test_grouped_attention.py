@@ -68,3 +68,8 @@ def test_a_block_is_scored_as_with_transformers_own(kind):
         found.append(session.score(12, torch.tensor([[13, 14, 15]])))
     assert torch.allclose(found[0].logits, found[1].logits, atol=FORWARD_F32, rtol=FORWARD_F32)
     assert torch.allclose(found[0].features, found[1].features, atol=FORWARD_F32, rtol=FORWARD_F32)
+
+
+@pytest.mark.clause("DL-11")
+def test_a_loaded_target_reads_trees():
+    Target.load(tiny_models.folder("qwen3"), device="cpu").check_trees()

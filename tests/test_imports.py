@@ -14,7 +14,7 @@ HOST = {"numpy", "array_api_compat", "rich", "dspec.core", "dspec.config"}
 RUN = ("acceptance", "interrupt", "progress", "results", "schedule", "supervision")
 # What the rooms share; the rooms themselves never import each other.
 SHARED = ("examples", "extent", "foreign", "hub", "judge", "layer_ids", "learner", "model_config")
-SHARED += ("block_checks", "block_pass")
+SHARED += ("block_checks", "block_pass", "tree_judge")
 SHARED += ("override", "protocol", "run_state", "session_checks", "target_digest", "tokenizer", "training")
 SHARED += ("whole_batch", "written")
 BACKEND = {"numpy", "dspec.core", "dspec.io", "dspec.config", "dspec.rng", *(f"dspec.{name}" for name in RUN)}

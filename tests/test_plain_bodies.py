@@ -6,6 +6,7 @@ import torch
 from dspec.backends.torch.cache import KeyValueCache
 from dspec.backends.torch.taps import is_plain, read_body
 from dspec.backends.torch.target import Target
+from dspec.core.tree import Tree
 from tests import tiny_models
 
 PLAIN = ("llama", "qwen2", "qwen3", "qwen3_tied")
@@ -35,6 +36,22 @@ def test_layers_called_one_by_one_give_the_bits_of_the_whole_forward(kind, atten
     ours, theirs = (passes(model.get_decoder(), plain=plain) for plain in (True, False))
     assert len(ours) == 12
     assert all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.clause("DL-11")
+@pytest.mark.parametrize("kind", PLAIN)
+def test_trees_are_read_to_the_bit_as_well(kind):
+    model, tree = tiny_models.make(kind).eval(), Tree(tokens=(5, 6, 7, 8), parents=(0, 0, 1, 3))
+    found = []
+    for plain in (True, False):
+        target = Target(model)
+        assert target.plain
+        target.plain = plain
+        session = target.session(layer_ids=(1,), capacity=16)
+        session.prefill([9, 8, 7])
+        scores = session.score_tree(4, tree)
+        found += [torch.cat([scores.logits, scores.features], dim=-1)]
+    assert torch.equal(*found)
 
 
 @pytest.mark.parametrize("kind", tiny_models.DRIVEN)

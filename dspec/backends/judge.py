@@ -84,11 +84,30 @@ class RequestJudge:
         packed = xp.concat([xp.astype(verdict.n_accepted, xp.int32)[:, None], verdict.tokens], axis=1)
         n_accepted, *tokens = self.ops.to_host(packed)[0]
         if n_accepted < 0:
-            where = f"request {self.stream.request}, pass at position {position}"
-            got = "a law with NaN, +inf, a negative entry or no mass"
-            remedy = "Check the model's weights and dtype; nothing was emitted from this pass."
-            raise NumericsError(explain(where, got, "finite logits", remedy=remedy, clause="RS-16"))
+            raise malformed(self.stream, position)
         return n_accepted, tokens
+
+
+def malformed(stream: Stream, position: int) -> NumericsError:
+    """Return the error of a pass in which a row is no law.
+
+    Spec: RS-16.
+
+    Args:
+        stream: names the request.
+        position: of the pass's anchor.
+
+    Returns:
+        The error, to be raised.
+
+    Example:
+        >>> str(malformed(Stream(seed=0, request=3), 7)).partition(":")[0]
+        'request 3, pass at position 7'
+    """
+    where = f"request {stream.request}, pass at position {position}"
+    got = "a law with NaN, +inf, a negative entry or no mass"
+    remedy = "Check the model's weights and dtype; nothing was emitted from this pass."
+    return NumericsError(explain(where, got, "finite logits", remedy=remedy, clause="RS-16"))
 
 
 class NoDrafter:

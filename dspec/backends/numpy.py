@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dspec.backends.override import CORE
+from dspec.core.tree import Tree
 from dspec.core.types import Array, Draft, Scores
 from dspec.errors import ShapeError, explain
 
@@ -34,6 +35,11 @@ class NumpyOps:
     def operation(self, name: str) -> Callable[..., Any]:
         """Return core's own function: this is the reference."""
         return CORE[name]
+
+    def top(self, values: Array, count: int) -> tuple[Array, Array]:
+        """Return the `count` largest of the last axis and their indices."""
+        ids = np.argpartition(-values, count - 1, axis=-1)[..., :count]
+        return np.take_along_axis(values, ids, axis=-1), ids
 
     def mark(self) -> float:
         """Return the time in seconds."""
@@ -82,6 +88,9 @@ class TableTarget:
         """Return an empty session; a table has no layers to tap and no cache to size."""
         return TableTargetSession(self.table)
 
+    def check_trees(self) -> None:
+        """A table reads every tree."""
+
 
 class TableTargetSession:
     """`TargetSession` over a table; its cache is the list of tokens read."""
@@ -89,6 +98,7 @@ class TableTargetSession:
     def __init__(self, table: NDArray[np.floating[Any]]) -> None:
         self._table = table
         self._tokens: list[int] = []
+        self._nodes: list[int] = []  # tokens of the last tree, the anchor first
 
     @property
     def length(self) -> int:
@@ -103,6 +113,17 @@ class TableTargetSession:
         """Read anchor and drafts; the law after each."""
         return self._read([anchor, *draft_tokens[0].tolist()], last=draft_tokens.shape[1] + 1)
 
+    def score_tree(self, anchor: int, tree: Tree) -> Scores:
+        """Read the anchor and the nodes; the law after each."""
+        self._nodes = [anchor, *tree.tokens]
+        return self._laws(self._nodes, len(self._tokens) + np.array([0, *tree.depths]))
+
+    def keep(self, path: Sequence[int]) -> Array:
+        """Commit the anchor and these nodes; their tokens stand for features."""
+        kept = [self._nodes[node] for node in (0, *path)]
+        self._tokens.extend(kept)
+        return np.asarray(kept)[None, :, None]
+
     def rewind(self, length: int) -> None:
         """Forget every position >= length."""
         del self._tokens[length:]
@@ -110,10 +131,13 @@ class TableTargetSession:
     def _read(self, tokens: Sequence[int], *, last: int) -> Scores:
         start = len(self._tokens)
         self._tokens.extend(tokens)
-        positions = np.arange(start, len(self._tokens)) % len(self._table)
+        scores = self._laws(tokens, np.arange(start, len(self._tokens)))
+        return Scores(scores.logits[:, -last:], scores.features)
+
+    def _laws(self, tokens: Sequence[int], positions: Array) -> Scores:
         with np.errstate(divide="ignore"):  # log 0 = -inf is what a table's zero means
-            logits = np.log(self._table[positions, np.asarray(tokens)])
-        return Scores(logits[None, -last:], np.asarray(tokens)[None, :, None])
+            logits = np.log(self._table[positions % len(self._table), np.asarray(tokens)])
+        return Scores(logits[None], np.asarray(tokens)[None, :, None])
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from dspec.core.layouts import Layout
+from dspec.core.tree import Tree
 from dspec.core.types import Array, Draft, Scores
 
 # Turns draft logits (B, K, V) into a Draft by the policy's rule; made by core.policies, so that a
 # drafter cannot report another law than the one its tokens came from (RS-2). A drafter that goes
-# slot by slot calls it with (B, 1, V) logits and the slot's number: rule(logits, first_slot).
+# slot by slot calls it with (B, 1, V) logits and the slot's number: rule(logits, first_slot). In a tree
+# pass the rule makes a `Tree` of (1, K, V) logits, and `propose` returns that.
 DraftRule = Callable[..., Draft]
 
 
@@ -30,6 +32,10 @@ class ArrayOps(Protocol):
 
     def operation(self, name: str) -> Callable[..., Any]:
         """Return the function that runs a named core operation here: the room's override, or core's own."""
+        ...
+
+    def top(self, values: Array, count: int) -> tuple[Array, Array]:
+        """Return the `count` largest of the last axis and their integer indices, in any order."""
         ...
 
     def mark(self) -> Any:
@@ -65,6 +71,10 @@ class TargetModel(Protocol):
         """Return an empty session that taps `layer_ids` and can hold `capacity` positions."""
         ...
 
+    def check_trees(self) -> None:
+        """Raise BackendUnavailable unless its sessions read draft trees."""
+        ...
+
 
 class DrafterModel(Protocol):
     """A loaded drafter: opens sessions beside a target."""
@@ -92,6 +102,14 @@ class TargetSession(Protocol):
 
     def score(self, anchor: int, draft_tokens: Array) -> Scores:
         """Read [anchor, drafts]; logits (1, K + 1, V), features of the K + 1 positions."""
+        ...
+
+    def score_tree(self, anchor: int, tree: Tree) -> Scores:
+        """Read the anchor and N nodes after it; logits and features of all N + 1. Nothing is committed."""
+        ...
+
+    def keep(self, path: Sequence[int]) -> Any:
+        """Commit the anchor and these nodes of the last tree, in order; return their features."""
         ...
 
     def rewind(self, length: int) -> None:

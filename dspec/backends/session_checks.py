@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dspec.backends.judge import check_ids
+from dspec.core.tree import Tree
 from dspec.errors import ConfigError, ShapeError, explain
 from dspec.io.checkpoints import check_fits
 
@@ -44,6 +45,53 @@ def check_score(anchor: int, draft_tokens: Any, *, vocab_size: int) -> None:
     if draft_tokens.ndim != 2 or draft_tokens.shape[0] != 1:
         raise ShapeError(explain("draft_tokens", tuple(draft_tokens.shape), "(1, K)", clause="NT-4"))
     check_ids([anchor], vocab_size, "anchor")
+
+
+def check_tree(anchor: int, tree: Tree, *, vocab_size: int) -> None:
+    """Check a tree that a target is to score; its form is checked where it is made.
+
+    Spec: NT-3, DL-11.
+
+    Args:
+        anchor: id in [0, V).
+        tree: the drafts after it.
+        vocab_size: V.
+
+    Raises:
+        ShapeError: no tree, or an id outside the vocabulary.
+
+    Example:
+        >>> check_tree(0, Tree((3, 1), (0, 0)), vocab_size=4)
+    """
+    if not isinstance(tree, Tree):
+        raise ShapeError(explain("tree", f"a {type(tree).__name__}", "a core.tree.Tree", clause="DL-11"))
+    check_ids([anchor], vocab_size, "anchor")
+    check_ids(tree.tokens, vocab_size, "tree.tokens")
+
+
+def check_path(path: Sequence[int], tree: Tree | None) -> None:
+    """Check what is to be kept of a tree: a way down from the anchor.
+
+    Spec: DL-11.
+
+    Args:
+        path: node numbers, from the anchor on, which is not listed.
+        tree: the one that was scored last; None: none was, or something else was read since.
+
+    Raises:
+        ShapeError: no tree, or a node that is no child of the one before it.
+
+    Example:
+        >>> check_path((1, 3), Tree((5, 6, 7), (0, 0, 1)))
+    """
+    if tree is None:
+        raise ShapeError(explain("keep", "no tree", "score_tree just before it", clause="DL-11"))
+    before = 0
+    for node in path:
+        if not 1 <= node <= len(tree.tokens) or tree.parents[node - 1] != before:
+            needed = f"a child of node {before}"
+            raise ShapeError(explain("keep: path", f"node {node} in {tuple(path)}", needed, clause="DL-11"))
+        before = node
 
 
 def check_beside(drafter: Any, target: Any) -> None:

@@ -1,4 +1,4 @@
-"""The decode loop, written once: prefill, then propose, score, judge, rewind, emit.
+"""The decode loop, written once: prefill, then pass after pass: propose, score, judge, rewind, emit.
 
 It does bookkeeping only: positions, stopping, what was emitted. It never looks into an array; a
 `Judge` turns scores into host integers, once a block.
@@ -69,7 +69,53 @@ class Judge(Protocol):
         ...
 
 
-def decode(target: Any, drafter: Any, judge: Judge, prompt: Sequence[int], limits: Limits) -> Iterator[Pass]:
+@dataclass(frozen=True)
+class Outcome:
+    """What one pass found, uncut.
+
+    Args:
+        tokens: the drafts that stand, in order, and the closing token.
+        n_drafted: drafted slots; of a tree its depth.
+        features: of the anchor and at least the drafts that stand, for the drafter; or None.
+    """
+
+    tokens: Sequence[int]
+    n_drafted: int
+    features: Any
+
+
+def block_pass(target: Any, drafter: Any, judge: Judge, anchor: int, position: int, features: Any) -> Outcome:
+    """Propose a block, score it, judge it, rewind: one pass with the caches at the anchor's position.
+
+    Spec: DL-1, DL-2, DL-4, DL-5, DL-6.
+
+    Args:
+        target: a `TargetSession`; holds the positions before the anchor.
+        drafter: a `DrafterSession`.
+        judge: the request's policy, settings and uniforms.
+        anchor: the last emitted token.
+        position: its position.
+        features: of the positions that the drafter has not taken in.
+
+    Returns:
+        What stands, and the closing token behind it.
+    """
+    draft = drafter.propose(anchor, position, features, judge.rule(position))
+    scores = target.score(anchor, draft.tokens)
+    n_accepted, tokens = judge.verdict(scores, draft, position)
+    target.rewind(position + n_accepted + 1)
+    return Outcome(tokens[: n_accepted + 1], len(tokens) - 1, scores.features)
+
+
+def decode(
+    target: Any,
+    drafter: Any,
+    judge: Any,
+    prompt: Sequence[int],
+    limits: Limits,
+    *,
+    one_pass: Callable[..., Outcome] = block_pass,
+) -> Iterator[Pass]:
     """Yield what each pass emits until a stop or limit.
 
     Between two passes both caches hold the positions before the anchor, the last emitted token;
@@ -80,9 +126,10 @@ def decode(target: Any, drafter: Any, judge: Judge, prompt: Sequence[int], limit
     Args:
         target: a `TargetSession`, empty.
         drafter: a `DrafterSession`, empty.
-        judge: the request's policy, settings and uniforms.
+        judge: a `Judge` (of trees: a `TreeJudge`): the request's policy, settings and uniforms.
         prompt: token ids, at least one.
         limits: when to end.
+        one_pass: what follows the prefill again and again: `block_pass` or `tree_decode.tree_pass`.
 
     Yields:
         First the prefill's pass (one token), then one pass a verify.
@@ -97,7 +144,7 @@ def decode(target: Any, drafter: Any, judge: Judge, prompt: Sequence[int], limit
             explain("prompt", "no tokens", "at least one token", remedy="Begin with BOS.", clause="DL-1")
         )
     scores = target.prefill(prompt)
-    anchor, position = judge.first(scores, len(prompt) - 1), len(prompt)
+    anchor, position, features = judge.first(scores, len(prompt) - 1), len(prompt), scores.features
     left = limits.max_new_tokens
     step = _emit((anchor,), None, 0, left, limits)
     while True:
@@ -105,13 +152,10 @@ def decode(target: Any, drafter: Any, judge: Judge, prompt: Sequence[int], limit
         yield step
         if step.finish is not None:
             return
-        draft = drafter.propose(anchor, position, scores.features, judge.rule(position))
-        scores = target.score(anchor, draft.tokens)
-        n_accepted, tokens = judge.verdict(scores, draft, position)
-        position += n_accepted + 1
-        target.rewind(position)
-        anchor = tokens[n_accepted]
-        step = _emit(tokens[: n_accepted + 1], n_accepted, len(tokens) - 1, left, limits)
+        found = one_pass(target, drafter, judge, anchor, position, features)
+        position += len(found.tokens)
+        anchor, features = found.tokens[-1], found.features
+        step = _emit(found.tokens, len(found.tokens) - 1, found.n_drafted, left, limits)
 
 
 def _emit(tokens: Sequence[int], n_accepted: int | None, n_drafted: int, left: int, limits: Limits) -> Pass:

@@ -107,6 +107,11 @@ class MlxOps:
 
         return overrides.operation(name)
 
+    def top(self, values: mx.array, count: int) -> tuple[mx.array, mx.array]:
+        """Return the `count` largest of the last axis and their indices."""
+        ids = mx.argpartition(-values, count - 1, axis=-1)[..., :count]
+        return mx.take_along_axis(values, ids, axis=-1), ids
+
     def mark(self) -> None:
         """Return None: MLX is lazy and has no events, so a clock here would time graph building only."""
         return None

@@ -17,6 +17,7 @@ from dspec.backends.mlx.taps import Body, tapped
 from dspec.backends.mlx.target_checks import check_built, check_model, refuse_exact_gelu
 from dspec.backends.mlx.target_facts import read_config_of, read_eos_ids, read_facts
 from dspec.backends.mlx.target_session import TargetSession
+from dspec.backends.mlx.trees import refuse_unless_trees
 from dspec.backends.target_digest import stride, target_digest
 from dspec.config import TargetFacts
 from dspec.errors import ConfigError, explain
@@ -190,6 +191,16 @@ class Target:
             ConfigError: an id that is no layer, or no capacity.
         """
         return TargetSession(self, layer_ids=layer_ids, capacity=capacity)
+
+    def check_trees(self) -> None:
+        """Raise: draft trees are not read here.
+
+        Spec: DL-11.
+
+        Raises:
+            BackendUnavailable: always; the message says why.
+        """
+        refuse_unless_trees(self.model)
 
     def digest(self) -> str:
         """Return what tells this target from any other, in every backend; its name does not count."""

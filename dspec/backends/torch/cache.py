@@ -1,5 +1,6 @@
 """Preallocated keys and values: written in place, forgotten by a change of length."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -92,6 +93,24 @@ class KeyValueCache(Cache):
     def advance(self, added: int) -> None:
         """Commit positions that a finished pass wrote."""
         self._extent.advance(added)
+
+    def gather(self, path: Sequence[int], rows: Tensor) -> None:
+        """Move rows of the last pass to the places behind its first: row path[i] to i + 1.
+
+        Only those that are elsewhere are moved: at most len(path) rows a layer.
+
+        Args:
+            path: row numbers, ascending; row 0 stays where it is.
+            rows: the same on the device.
+        """
+        stays = next((i for i, row in enumerate(path) if row != i + 1), len(path))
+        start, end = self.length + 1 + stays, self.length + 1 + len(path)
+        if start == end:
+            return
+        for layer in self.layers:
+            # Taken out before they are written: a place may be the old one of a later row.
+            layer.keys[:, :, start:end] = layer.keys[:, :, self.length + rows[stays:]]
+            layer.values[:, :, start:end] = layer.values[:, :, self.length + rows[stays:]]
 
     def rewind(self, length: int) -> None:
         """Forget every position >= length; nothing is copied."""

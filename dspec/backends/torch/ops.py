@@ -52,6 +52,11 @@ class TorchOps:
 
         return overrides.operation(name, device=self.device.type)
 
+    def top(self, values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Return the `count` largest of the last axis and their indices."""
+        found = torch.topk(values, count, dim=-1, sorted=False)
+        return found.values, found.indices
+
     def mark(self) -> Any:
         """Return a point in time on the device's clock: an event where work is queued."""
         if self.device.type == "cpu":

@@ -64,7 +64,7 @@ def tapped(
 
 
 def read_body(
-    body: Any, ids: Tensor, cache: Any, layer_ids: Sequence[int], *, plain: bool
+    body: Any, ids: Tensor, cache: Any, layer_ids: Sequence[int], *, plain: bool, **layout: Any
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """Run a body over new positions, which the cache takes in but does not commit.
 
@@ -76,18 +76,22 @@ def read_body(
         cache: a `KeyValueCache`.
         layer_ids: 0-based ids of the layers whose outputs are wanted.
         plain: what `is_plain` said of the body.
+        **layout: "position_ids" and "attention_mask" where they are not those of a chain (draft trees).
 
     Returns:
         (B, S, D) states after the final norm, and (B, S, D) by layer id; the same bits either way.
     """
     if not plain:
         with tapped(body.layers, layer_ids, stop=False) as caught:
-            output = body(input_ids=ids, past_key_values=cache, use_cache=True)
+            output = body(input_ids=ids, past_key_values=cache, use_cache=True, **layout)
         return output.last_hidden_state, caught
     hidden, caught, start = body.embed_tokens(ids), {}, cache.get_seq_length()
-    positions = torch.arange(start, start + ids.shape[1], device=ids.device)[None]
+    positions = layout.get("position_ids")
+    if positions is None:
+        positions = torch.arange(start, start + ids.shape[1], device=ids.device)[None]
+    mask = layout.get("attention_mask")  # a whole one is returned as it is
     shared = {
-        "attention_mask": create_causal_mask(body.config, hidden, None, cache, positions),
+        "attention_mask": create_causal_mask(body.config, hidden, mask, cache, positions),
         "position_embeddings": body.rotary_emb(hidden, positions),
         "position_ids": positions,
         "past_key_values": cache,

@@ -16,6 +16,7 @@ from dspec.backends.torch.taps import tapped
 from dspec.backends.torch.target_checks import check_model
 from dspec.backends.torch.target_facts import read_eos_ids, read_facts
 from dspec.backends.torch.target_session import TargetSession
+from dspec.backends.torch.trees import refuse_unless_trees
 from dspec.config import TargetFacts
 from dspec.errors import ConfigError, explain
 
@@ -43,6 +44,7 @@ class Target:
             model.config.get_text_config(decoder=True), "final_logit_softcapping", None
         )
         self.plain: bool = check_model(model, self.logits)
+        self._reads_trees = False  # not tried yet
         self.eos_ids: frozenset[int] = read_eos_ids(model)
         self.facts: TargetFacts = read_facts(model, eos_ids=self.eos_ids, name=name)
 
@@ -183,6 +185,18 @@ class Target:
             ConfigError: an id that is no layer, or no capacity.
         """
         return TargetSession(self, layer_ids=layer_ids, capacity=capacity)
+
+    def check_trees(self) -> None:
+        """Raise unless sessions read draft trees; the model is tried once.
+
+        Spec: DL-11.
+
+        Raises:
+            BackendUnavailable: they do not; the message says why.
+        """
+        if not self._reads_trees:
+            refuse_unless_trees(self.model)
+            self._reads_trees = True
 
     def digest(self) -> str:
         """Return what tells this target from any other, in every backend; its name does not count."""
