@@ -36,6 +36,8 @@ DECODER_HELP = (
 )
 DECODERS = ("autoregressive", "self-speculative(exact=true)", "diffusion")
 DECODERS_HELP = 'Of a block-diffusion model; may be repeated: "self-speculative(exact=true, block_size=8)".'
+PLAN_HELP = "Time passes and predict tokens per second by block size instead."
+ACCEPTANCE_HELP = 'Of each slot (--plan): "0.8" or "0.9,0.8"; default: the drafter\'s on the suite.'
 Family = Annotated[str | None, typer.Option(help="Of a block-diffusion model: sdar, fast_dllm_v2 or llada2.")]
 MaskToken = Annotated[int | None, typer.Option(help="Mask token of a block-diffusion model.")]
 Backend = Annotated[str, typer.Option(help="auto, cuda, cpu, mps or mlx.")]
@@ -173,24 +175,48 @@ def bench(
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Key of the uniforms.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Prompts side by side (block diffusion).")] = 1,
+    plan: Annotated[bool, typer.Option("--plan", help=PLAN_HELP)] = False,
+    acceptance: Annotated[str | None, typer.Option(help=ACCEPTANCE_HELP)] = None,
+    context: Annotated[int, typer.Option(help="Positions before the timed passes (--plan).")] = 256,
     backend: Backend = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Decode a suite of prompts: tau and acceptance of a drafter, or decoders of a block-diffusion model."""
+    """Decode a suite of prompts: tau and acceptance of a drafter, or decoders of a block-diffusion model.
+
+    With --plan: time the passes here, predict the speed of each block size, say if speculation pays.
+    """
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)  # before minutes of decoding
     settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed, "quiet": as_json}
-    if decoder or family is not None or mask_token_id is not None or published_family(target) is not None:
+    if acceptance is not None and not plan:
+        raise ConfigError(explain("--acceptance", repr(acceptance), "--plan beside it"))
+    blocks = decoder or family is not None or mask_token_id is not None
+    if blocks or published_family(target) is not None:
+        if plan:
+            raise ConfigError(explain("--plan", target, "a target of a drafter, not a block-diffusion model"))
         if drafter is not None:
             raise ConfigError(explain("DRAFTER", drafter, "none: a block-diffusion model drafts by itself"))
         model = {"family": family, "mask_token_id": mask_token_id, "backend": backend}
         result = _bench_blocks(target, model, suite, decoder or [], {**settings, "batch_size": batch_size})
+    elif plan:
+        timed = {"acceptance": acceptance, "context": context, "output": output}
+        result = _plan(target, drafter, backend, suite, {**settings, **timed})
     else:
         result = _bench(target, drafter, backend, suite, settings)
     if as_json:
         print(_json(result))
     if output is not None:
-        (output / "bench.json").write_text(_json(result) + "\n", encoding="utf-8")
+        name = "plan.json" if plan else "bench.json"
+        (output / name).write_text(_json(result) + "\n", encoding="utf-8")
+
+
+def _plan(target: str, drafter: str | None, backend: str, suite: str, settings: Any) -> Any:
+    """Predict and measure the speed of block sizes."""
+    import dspec
+    from dspec.cli_plan import read_acceptance, show_plan
+
+    settings["acceptance"] = read_acceptance(settings["acceptance"])  # before minutes of loading
+    return show_plan(dspec.load(target, drafter, backend=backend), suite, backend=backend, **settings)
 
 
 def _bench(target: str, drafter: str | None, backend: str, suite: str, settings: Any) -> Any:

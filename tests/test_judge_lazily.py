@@ -68,6 +68,21 @@ def test_a_malformed_row_that_is_reached_is_flagged_alone(policy, bad):
     assert torch.equal(after.tokens[others], before.tokens[others])
 
 
+@pytest.mark.clause("RS-11", "RS-16")
+@pytest.mark.parametrize("slots", [0, 5])
+def test_a_greedy_row_alone_is_judged_as_among_others(slots):
+    logits, draft, policy, sampling, _ = pass_of(GREEDY, closeness=0.3, slots=slots)
+    logits[::7, 0, 3], logits[1::7, slots, 4], logits[2::7, 0] = torch.nan, torch.inf, -torch.inf
+    logits[3::7, 0, 10:30] = 50.0  # a tie: the lowest index
+    together = judge_lazily(logits, draft, policy, sampling, None)
+    assert {-1, 0, slots} <= set(together.n_accepted.tolist())
+    for row in range(64):
+        alone = judge_lazily(logits[row][None], Draft(draft.tokens[row][None]), policy, sampling, None)
+        assert torch.equal(alone.tokens[0], together.tokens[row])
+        assert torch.equal(alone.n_accepted[0], together.n_accepted[row])
+        assert (alone.tokens.dtype, alone.n_accepted.dtype) == (torch.int32, torch.int32)
+
+
 @pytest.mark.clause("RS-16")
 def test_a_draft_s_malformed_law_is_flagged():
     given = pass_of(REJECTION)

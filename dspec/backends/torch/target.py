@@ -11,7 +11,7 @@ from torch.nn import functional
 from dspec.backends.layer_ids import check_layer_ids
 from dspec.backends.target_digest import stride, target_digest
 from dspec.backends.torch.ops import check_placed, resolve_device, resolve_dtype
-from dspec.backends.torch.pretrained import read_pretrained
+from dspec.backends.torch.pretrained import group_heads, read_pretrained
 from dspec.backends.torch.taps import tapped
 from dspec.backends.torch.target_batch import TargetBatch, shared_windows
 from dspec.backends.torch.target_checks import check_model
@@ -44,7 +44,7 @@ class Target:
         self.softcap: float | None = getattr(
             model.config.get_text_config(decoder=True), "final_logit_softcapping", None
         )
-        check_model(model, self.logits)
+        self.plain: bool = check_model(model, self.logits)
         self._reads_trees = False  # not tried yet
         self.eos_ids: frozenset[int] = read_eos_ids(model)
         self.facts: TargetFacts = read_facts(model, eos_ids=self.eos_ids, name=name)
@@ -75,6 +75,8 @@ class Target:
             return cls._adopt(source, device, dtype, tokenizer)
         place = resolve_device(device)
         model, beside = read_pretrained(source, dtype=resolve_dtype(dtype, device=place, stored=None))
+        if place.type == "cpu":
+            group_heads(model)
         name = Path(source).resolve().name if Path(source).is_dir() else str(source)
         return cls(model.to(place), tokenizer=beside if tokenizer is None else tokenizer, name=name)
 

@@ -20,8 +20,9 @@ from dspec.backends.batch_checks import (
 from dspec.backends.layer_ids import check_layer_ids
 from dspec.backends.session_checks import check_prefill
 from dspec.backends.torch.ops import TorchOps, exact_inference
+from dspec.backends.torch.pretrained import GROUPED
 from dspec.backends.torch.row_cache import Places, RowCache
-from dspec.backends.torch.taps import tapped
+from dspec.backends.torch.taps import read_body
 from dspec.backends.torch.target_session import PREFILL_CHUNK
 from dspec.core.types import Scores
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from dspec.backends.torch.target import Target
 
 # Attention of transformers that takes a mask of dspec's own; flash and flex attention take other forms.
-MASKED = ("sdpa", "eager")
+MASKED = ("sdpa", GROUPED, "eager")
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 
@@ -149,7 +150,7 @@ class TargetBatch:
         masks = {}
         for kind, window in self._windows.items():
             mask = seen if window is None else seen & (columns > asks - window)
-            masks[kind] = mask if self._body.config._attn_implementation == "sdpa" else self._added(mask)
+            masks[kind] = self._added(mask) if self._body.config._attn_implementation == "eager" else mask
         return masks if len(masks) > 1 else next(iter(masks.values()))
 
     def _added(self, mask: Tensor) -> Tensor:
@@ -160,10 +161,10 @@ class TargetBatch:
     def _read(self, ids: Tensor, places: Places, **masked: Any) -> tuple[Tensor, Tensor | None]:
         """Run the body over new positions of a row, or of all; lengths are the caller's affair."""
         self._cache.places = places
-        with tapped(self._body.layers, self._layer_ids, stop=False) as caught:
-            output = self._body(input_ids=ids, past_key_values=self._cache, use_cache=True, **masked)
+        plain = self._target.plain
+        hidden, caught = read_body(self._body, ids, self._cache, self._layer_ids, plain=plain, **masked)
         features = torch.cat([caught[i] for i in self._layer_ids], dim=-1) if self._layer_ids else None
-        return output.last_hidden_state, features
+        return hidden, features
 
 
 def shared_windows(config: Any) -> dict[str, int | None] | None:

@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from dspec.backends.torch.cache import KeyValueCache, refuse_unless_rewindable
+from dspec.backends.torch.taps import is_plain
 from dspec.errors import BackendUnavailable, explain
 
 PROBE_TOKENS = 2
 
 
-def check_model(model: Any, logits: Any) -> None:
+def check_model(model: Any, logits: Any) -> bool:
     """Raise unless dspec drives this model as the model drives itself.
 
     One pass over two tokens must show that the layers read `get_input_embeddings()(ids)`, that every
@@ -23,6 +24,9 @@ def check_model(model: Any, logits: Any) -> None:
     Args:
         model: a transformers causal language model.
         logits: dspec's function from final hidden states to logits.
+
+    Returns:
+        Whether its layers may be called one by one, see `taps.is_plain`.
 
     Raises:
         BackendUnavailable: names what differs.
@@ -60,6 +64,8 @@ def check_model(model: Any, logits: Any) -> None:
     _refuse(
         model, not _same(ours, own), "logits changed after the head", "hidden @ head.T, softcapped or not"
     )
+    with torch.no_grad():
+        return is_plain(body, lambda: KeyValueCache(len(body.layers), capacity=8))
 
 
 def _refuse_shape(model: Any) -> None:

@@ -12,7 +12,7 @@ from dspec.backends.layer_ids import check_layer_ids
 from dspec.backends.session_checks import check_path, check_prefill, check_score, check_tree
 from dspec.backends.torch.cache import KeyValueCache
 from dspec.backends.torch.ops import exact_inference
-from dspec.backends.torch.taps import tapped
+from dspec.backends.torch.taps import read_body
 from dspec.backends.torch.trees import tree_layout
 from dspec.core.tree import Tree
 from dspec.core.types import Scores
@@ -161,7 +161,7 @@ class TargetSession:
     def _run(self, ids: Tensor, **layout: Any) -> tuple[Tensor, Tensor | None]:
         """Run the body over ids; their keys and values stand after the committed ones."""
         self._tree = self._features = None  # its rows are overwritten
-        with tapped(self._body.layers, self._layer_ids, stop=False) as caught:
-            output = self._body(input_ids=ids, past_key_values=self._cache, use_cache=True, **layout)
+        plain = self._target.plain
+        hidden, caught = read_body(self._body, ids, self._cache, self._layer_ids, plain=plain, **layout)
         features = torch.cat([caught[i] for i in self._layer_ids], dim=-1) if self._layer_ids else None
-        return output.last_hidden_state, features
+        return hidden, features

@@ -8,10 +8,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dspec.backends.torch.cache import KeyValueCache
+from dspec.backends.torch.pretrained import GROUPED
 from dspec.core.tree import Tree
 from dspec.errors import BackendUnavailable, explain
 
-ATTENTION = ("sdpa", "eager")  # kernels that take any mask; flash attention takes none, flex its own kind
+# Kernels that take any mask; flash attention takes none, flex its own kind.
+ATTENTION = ("sdpa", GROUPED, "eager")
 # A path behind two siblings of its first node: seen, or counted as positions, they would change its states.
 PROBE, PROBE_PATH = Tree(tokens=(5, 6, 7, 8, 9, 10), parents=(0, 0, 0, 3, 4, 5)), (0, 3, 4, 5, 6)
 PROBE_ANCHOR = 4
