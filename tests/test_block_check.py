@@ -37,7 +37,7 @@ def test_a_model_passes_its_own_checks(lm):
         report = run_part(replace(part, arguments=given), bench)
         assert report.status == "passed", report
         tried.append(part.check)
-    assert tried.count("greedy_blocks") == 4 and tried.count("distribution") == 12
+    assert tried.count("greedy_blocks") == 4 and tried.count("distribution") == 16
 
 
 def accepts_all(judged):
