@@ -68,7 +68,9 @@ def open_batch(target: Any, ops: ArrayOps, jobs: Sequence[Job], rows: int) -> tu
     return open_rows(target, jobs[0].drafter, ops, rows=rows, capacity=capacity)
 
 
-def open_rows(target: Any, drafter: Any, ops: ArrayOps, *, rows: int, capacity: int) -> tuple[Any, Any] | None:
+def open_rows(
+    target: Any, drafter: Any, ops: ArrayOps, *, rows: int, capacity: int
+) -> tuple[Any, Any] | None:
     """Return empty sessions of some rows, of target and drafter; None: the models have none.
 
     Spec: DL-12.

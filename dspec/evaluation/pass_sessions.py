@@ -1,7 +1,6 @@
 """Sessions at rest after a context, on which the calls of decoding are timed: of one request, or of rows."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -134,7 +133,10 @@ def _judge(engine: Engine, n: int) -> RequestJudge:
 
 
 def _rule(ops: Any) -> Any:
-    return partial(draft_tokens, policy=GREEDY, sampling=Sampling(), uniforms=None, xp=ops.xp)
+    def rule(logits: Any, first_slot: int = 0) -> Draft:
+        return draft_tokens(logits, GREEDY, Sampling(), None, xp=ops.xp)
+
+    return rule
 
 
 def _arrived(ops: Any, scores: Scores) -> Scores:

@@ -167,9 +167,10 @@ def measure_plan(
 ) -> Plan:
     """Decode at every tau that a plan predicts for, and without drafts, and note the speeds.
 
-    As many requests as the plan has rows, all of one prompt and in step. The drafter of the engine runs in every pass; its drafts are replaced by the target's own greedy
-    continuation up to a scripted slot. Medians of interleaved repetitions after one that is not counted.
-    Where a drafter's rows take in fewer tokens than a pass may emit, that block size stays unmeasured.
+    As many requests as the plan has rows, all of one prompt and in step. The drafter of the engine runs
+    in every pass; its drafts are replaced by the target's own greedy continuation up to a scripted slot.
+    Medians of interleaved repetitions after one that is not counted. Where a drafter's rows take in fewer
+    tokens than a pass may emit, that block size stays unmeasured.
 
     Args:
         engine: with the drafter whose time is in the plan, or without one.

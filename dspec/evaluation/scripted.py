@@ -59,7 +59,6 @@ class Scripted:
         """
         return floor((number + 1) * (self.tau - 1)) - floor(number * (self.tau - 1))
 
-
     @property
     def fits_rows(self) -> bool:
         """Whether rows of the drafter inside take in all that a pass may emit: a block of its own at most."""

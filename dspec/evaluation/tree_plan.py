@@ -117,7 +117,8 @@ def plan_trees(
         ConfigError: other budgets than those of the times, or a tau below 1.
 
     Example:
-        >>> times = TreeTimes(context=0, verify={4: 1.0, 8: 2.0}, draft={4: 0.5, 8: 0.5}, rest={4: 0.0, 8: 0.0})
+        >>> free = {4: 0.0, 8: 0.0}
+        >>> times = TreeTimes(context=0, verify={4: 1.5, 8: 2.5}, draft=free, rest=free)
         >>> plan_trees(times, {4: 1.5, 8: 2.0}).best.budget
         4
     """

@@ -14,6 +14,7 @@ from dspec.decoders import Tree
 from dspec.engine import Engine
 from dspec.errors import ConfigError, explain
 from dspec.evaluation.pass_times import Clock, medians
+from dspec.evaluation.roofline import rate_of
 from dspec.evaluation.suites import Suite
 from dspec.evaluation.tree_plan import TreePlan, TreeTimes, plan_trees
 from dspec.request import check_length
@@ -168,7 +169,7 @@ def measure_tree_plan(
             count.add(engine.stream(prompt, **chosen), clock)
     if not all(count.passes for count in counts.values()):
         raise ConfigError(explain("trees", "no pass after a prefill", "more than one --max-new-tokens"))
-    rates = {arm: count.tokens / count.seconds for arm, count in counts.items()}
+    rates = {arm: rate_of(count.tokens, count.seconds) for arm, count in counts.items()}
     block = rates.pop(0)
     taus = {arm: count.tokens / count.passes for arm, count in counts.items() if arm}
     return plan_trees(times, taus, measured=rates, measured_block=block)
