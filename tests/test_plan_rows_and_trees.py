@@ -70,14 +70,10 @@ def test_as_batches_grow_the_best_block_shrinks_and_speculation_stops_to_pay():
 
 
 def test_a_batch_size_that_does_not_pay_between_two_that_do_is_no_end():
-    plans = tuple(replace(batch_plan(a, [n]).plans[0]) for a, n in ((0.8, 1), (0.0, 4)))
-    dear = replace(ROWS[4], rows=2, draft=9.0)
-    middle = make_plan(dear, [0.8], block_sizes=[4])
-    assert (
-        not middle.pays
-        and BatchPlan(plans=(plans[0], middle, batch_plan(0.8, [4]).plans[0])).stops_at is None
-    )
-    assert BatchPlan(plans=(plans[0], middle, plans[1])).stops_at == 2
+    first, last = batch_plan(0.8, [1, 4]).plans
+    middle = make_plan(replace(ROWS[4], rows=2, draft=9.0), [0.8], block_sizes=[4])
+    assert not middle.pays and BatchPlan(plans=(first, middle, last)).stops_at is None
+    assert BatchPlan(plans=(first, middle, *batch_plan(0.0, [4]).plans)).stops_at == 2
 
 
 def test_a_trees_rate_is_its_tau_over_its_pass():

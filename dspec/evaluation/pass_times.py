@@ -1,6 +1,6 @@
 """Measuring the passes that decoding consists of, and decoding at a scripted tau beside them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from statistics import median
 from time import perf_counter
@@ -137,6 +137,7 @@ def decode_rate(
         raise ConfigError(explain("max_new_tokens", max_new_tokens, "at least 2: the first is the prefill's"))
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "ignore_eos": True}
     start = clock()
+    stream: Iterable[Any]
     if rows == 1:
         stream = ((0, chunk) for chunk in engine.stream(list(prompt), **settings))
     else:

@@ -36,7 +36,7 @@ def draw_plan(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    wide = batches is not None and len(batches.plans) > 1
+    wide = batches if batches is not None and len(batches.plans) > 1 else None
     figure = Figure(figsize=(16.5 if wide else 11.5, 4.8), dpi=150, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.06, rect=(0, 0.05, 1, 0.88))
@@ -46,7 +46,7 @@ def draw_plan(
     _rates(panels[0], plan, trees)
     _seconds(panels[1], plan, trees)
     if wide:
-        _batches(panels[2], batches)
+        _batches(panels[2], wide)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".new")
     canvas.print_png(temporary)
@@ -127,15 +127,13 @@ def _batches(axes: Any, batches: BatchPlan) -> None:
     if levels:
         axes.plot(*zip(*levels), "x", color=MEASURED, label="no drafts, measured")
     for n, plan, f in zip(rows, batches.plans, best):
-        _beside(
-            axes, f"block {f.block_size}\n{plan.speedup(f):.2f} x", n, max(f.predicted, plan.autoregressive)
-        )
+        top = max(f.predicted, plan.autoregressive)
+        _beside(axes, f"block {f.block_size}\n{plan.speedup(f):.2f} x", n, top)
     axes.set_ylim(bottom=0)
     axes.margins(x=0.1, y=0.2)
     axes.set_ylabel("tokens per second, all rows")
-    stops = batches.stops_at
-    told = "pays at all of them" if stops is None else f"stops to pay at {stops}"
-    axes.set_title(f"Requests side by side: {told}", fontsize=10, loc="left")
+    told = "" if batches.stops_at is None else f": drafts stop to pay at {batches.stops_at}"
+    axes.set_title(f"Best block by requests side by side{told}", fontsize=10, loc="left")
     axes.legend(frameon=False, fontsize=8.5, loc="lower right")
     _axis(axes, rows, "requests side by side")
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dspec.backends.batch_judge import NoDrafterBatch
-from dspec.backends.protocol import ArrayOps, DrafterBatch, DrafterModel, DrafterSession, DraftRule
+from dspec.backends.protocol import ArrayOps, DrafterModel, DrafterSession, DraftRule
 from dspec.batching import batch_of
 from dspec.core.types import Array, Draft
 from dspec.errors import ConfigError, explain
@@ -64,7 +64,7 @@ class Scripted:
         """Whether rows of the drafter inside take in all that a pass may emit: a block of its own at most."""
         return self.drafter is None or ceil(self.tau) <= self.drafter.block_size
 
-    def batch(self, target: Any, *, rows: int, capacity: int) -> DrafterBatch | None:
+    def batch(self, target: Any, *, rows: int, capacity: int) -> Any:
         """Return a session of several requests of the known text; None: the drafter inside has none."""
         if self.drafter is None:
             return _Batch(self, NoDrafterBatch(self.ops, rows))
