@@ -68,11 +68,12 @@ def _rates(axes: Any, plan: Plan, trees: TreePlan | None) -> None:
         _beside(axes, f"τ {f.tau:.2f}", f.block_size, f.predicted)
     if trees is not None:
         _trees(axes, trees)
-    axes.set_ylim(bottom=0)
     axes.margins(y=0.16)
+    axes.set_ylim(bottom=0)  # keeps the top, with its margin
     axes.set_ylabel("tokens per second")
     axes.set_title("Speed by block size" + (" and tree" if trees else ""), fontsize=10, loc="left")
-    axes.legend(frameon=False, fontsize=8.5, loc="lower right" if trees is None else "lower left")
+    where = {"loc": "lower right"} if trees is None else {"loc": "lower center", "ncols": 2}
+    axes.legend(frameon=False, fontsize=8.5, **where)
     _style(axes, sizes, trees)
 
 
@@ -85,7 +86,7 @@ def _trees(axes: Any, trees: TreePlan) -> None:
     if measured:
         axes.plot(*zip(*measured), "^", **form, markersize=8, label="trees, decoded on the suite")
     for f in trees.forecasts:
-        _beside(axes, f"τ {f.tau:.2f}", 1 + f.budget, f.predicted, below=True)
+        _beside(axes, f"τ {f.tau:.2f}", 1 + f.budget, f.predicted, below=True, colour=TREES)
 
 
 def _seconds(axes: Any, plan: Plan, trees: TreePlan | None) -> None:
@@ -129,8 +130,8 @@ def _batches(axes: Any, batches: BatchPlan) -> None:
     for n, plan, f in zip(rows, batches.plans, best):
         top = max(f.predicted, plan.autoregressive)
         _beside(axes, f"block {f.block_size}\n{plan.speedup(f):.2f} x", n, top)
-    axes.set_ylim(bottom=0)
     axes.margins(x=0.1, y=0.2)
+    axes.set_ylim(bottom=0)
     axes.set_ylabel("tokens per second, all rows")
     told = "" if batches.stops_at is None else f": drafts stop to pay at {batches.stops_at}"
     axes.set_title(f"Best block by requests side by side{told}", fontsize=10, loc="left")
@@ -138,8 +139,10 @@ def _batches(axes: Any, batches: BatchPlan) -> None:
     _axis(axes, rows, "requests side by side")
 
 
-def _beside(axes: Any, text: str, x: float, y: float, *, below: bool = False) -> None:
-    form = {"textcoords": "offset points", "ha": "center", "fontsize": 8.5, "color": "#222222"}
+def _beside(
+    axes: Any, text: str, x: float, y: float, *, below: bool = False, colour: str = "#222222"
+) -> None:
+    form = {"textcoords": "offset points", "ha": "center", "fontsize": 8.5, "color": colour}
     axes.annotate(text, (x, y), (0, -8 if below else 8), va="top" if below else "bottom", **form)
 
 
