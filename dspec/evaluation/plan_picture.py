@@ -64,10 +64,11 @@ def _rates(axes: Any, plan: Plan, trees: TreePlan | None) -> None:
         axes.plot(*zip(*measured), "s", color=MEASURED, label="measured at that τ")
     if plan.measured_autoregressive is not None:
         axes.axhline(plan.measured_autoregressive, color=MEASURED, linestyle=":", label="no drafts, measured")
+    over = trees is not None and _lie_over(plan, trees)
     for f in plan.forecasts:
-        _beside(axes, f"τ {f.tau:.2f}", f.block_size, f.predicted)
+        _beside(axes, f"τ {f.tau:.2f}", f.block_size, f.predicted, below=over)
     if trees is not None:
-        _trees(axes, trees)
+        _trees(axes, trees, below=not over)
     axes.margins(y=0.16)
     axes.set_ylim(bottom=0)  # keeps the top, with its margin
     axes.set_ylabel("tokens per second")
@@ -77,7 +78,14 @@ def _rates(axes: Any, plan: Plan, trees: TreePlan | None) -> None:
     _style(axes, sizes, trees)
 
 
-def _trees(axes: Any, trees: TreePlan) -> None:
+def _lie_over(plan: Plan, trees: TreePlan) -> bool:
+    """Whether the first tree is faster than the block whose pass reads about as much: labels go apart."""
+    first = trees.forecasts[0]
+    near = min(plan.forecasts, key=lambda f: abs(f.block_size - 1 - first.budget))
+    return first.predicted > near.predicted
+
+
+def _trees(axes: Any, trees: TreePlan, *, below: bool) -> None:
     """A line of trees' tokens per second at the tokens of their passes."""
     form = {"color": TREES, "fillstyle": "none"}
     nodes = [1 + f.budget for f in trees.forecasts]
@@ -86,7 +94,7 @@ def _trees(axes: Any, trees: TreePlan) -> None:
     if measured:
         axes.plot(*zip(*measured), "^", **form, markersize=8, label="trees, decoded on the suite")
     for f in trees.forecasts:
-        _beside(axes, f"τ {f.tau:.2f}", 1 + f.budget, f.predicted, below=True, colour=TREES)
+        _beside(axes, f"τ {f.tau:.2f}", 1 + f.budget, f.predicted, below=below, colour=TREES)
 
 
 def _seconds(axes: Any, plan: Plan, trees: TreePlan | None) -> None:
@@ -133,7 +141,14 @@ def _batches(axes: Any, batches: BatchPlan) -> None:
     axes.margins(x=0.1, y=0.2)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("tokens per second, all rows")
-    told = "" if batches.stops_at is None else f": drafts stop to pay at {batches.stops_at}"
+    stops = batches.stops_at
+    told = (
+        ""
+        if stops is None
+        else ": drafts pay at none"
+        if stops == rows[0]
+        else f": drafts stop to pay at {stops}"
+    )
     axes.set_title(f"Best block by requests side by side{told}", fontsize=10, loc="left")
     axes.legend(frameon=False, fontsize=8.5, loc="lower right")
     _axis(axes, rows, "requests side by side")
