@@ -64,7 +64,24 @@ def open_batch(target: Any, ops: ArrayOps, jobs: Sequence[Job], rows: int) -> tu
     """
     if any(isinstance(job.judge, RequestTreeJudge) for job in jobs):
         return None
-    drafter, capacity = jobs[0].drafter, max(job.capacity for job in jobs)
+    capacity = max(job.capacity for job in jobs)
+    return open_rows(target, jobs[0].drafter, ops, rows=rows, capacity=capacity)
+
+
+def open_rows(
+    target: Any, drafter: Any, ops: ArrayOps, *, rows: int, capacity: int
+) -> tuple[Any, Any] | None:
+    """Return empty sessions of some rows, of target and drafter; None: the models have none.
+
+    Spec: DL-12.
+
+    Args:
+        target: a model.
+        drafter: another, or None: nothing is proposed.
+        ops: array operations of their backend.
+        rows: requests side by side.
+        capacity: positions of a row.
+    """
     of_target, of_drafter = batch_of(target), batch_of(drafter)
     if of_target is None or (drafter is not None and of_drafter is None):
         return None

@@ -15,6 +15,7 @@ from dspec import __version__
 from dspec.cli_check import check
 from dspec.cli_decoders import BLOCK, build_decoder, parse_decoder, with_decoder_options
 from dspec.cli_options import with_settings
+from dspec.cli_plan_options import Acceptance, AsPlan, BatchSizes, Budgets, Context, read_plan_options
 from dspec.cli_prompt import read_prompt_options
 from dspec.core.policies import POLICIES
 from dspec.errors import ConfigError, DspecError, explain
@@ -36,8 +37,6 @@ DECODER_HELP = (
 )
 DECODERS = ("autoregressive", "self-speculative(exact=true)", "diffusion")
 DECODERS_HELP = 'Of a block-diffusion model; may be repeated: "self-speculative(exact=true, block_size=8)".'
-PLAN_HELP = "Time passes and predict tokens per second by block size instead."
-ACCEPTANCE_HELP = 'Of each slot (--plan): "0.8" or "0.9,0.8"; default: the drafter\'s on the suite.'
 Family = Annotated[str | None, typer.Option(help="Of a block-diffusion model: sdar, fast_dllm_v2 or llada2.")]
 MaskToken = Annotated[int | None, typer.Option(help="Mask token of a block-diffusion model.")]
 Backend = Annotated[str, typer.Option(help="auto, cuda, cpu, mps or mlx.")]
@@ -175,21 +174,22 @@ def bench(
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Key of the uniforms.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Prompts side by side (block diffusion).")] = 1,
-    plan: Annotated[bool, typer.Option("--plan", help=PLAN_HELP)] = False,
-    acceptance: Annotated[str | None, typer.Option(help=ACCEPTANCE_HELP)] = None,
-    context: Annotated[int, typer.Option(help="Positions before the timed passes (--plan).")] = 256,
+    plan: AsPlan = False,
+    acceptance: Acceptance = None,
+    context: Context = 256,
+    batch_sizes: BatchSizes = None,
+    budgets: Budgets = None,
     backend: Backend = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Decode a suite of prompts: tau and acceptance of a drafter, or decoders of a block-diffusion model.
 
-    With --plan: time the passes here, predict the speed of each block size, say if speculation pays.
+    With --plan: time the passes here, predict the speed of block sizes, batches and trees, say if they pay.
     """
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)  # before minutes of decoding
     settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed, "quiet": as_json}
-    if acceptance is not None and not plan:
-        raise ConfigError(explain("--acceptance", repr(acceptance), "--plan beside it"))
+    timed = read_plan_options(plan, acceptance=acceptance, batch_sizes=batch_sizes, budgets=budgets)
     blocks = decoder or family is not None or mask_token_id is not None
     if blocks or published_family(target) is not None:
         if plan:
@@ -199,7 +199,7 @@ def bench(
         model = {"family": family, "mask_token_id": mask_token_id, "backend": backend}
         result = _bench_blocks(target, model, suite, decoder or [], {**settings, "batch_size": batch_size})
     elif plan:
-        timed = {"acceptance": acceptance, "context": context, "output": output}
+        timed.update(context=context, output=output)
         result = _plan(target, drafter, backend, suite, {**settings, **timed})
     else:
         result = _bench(target, drafter, backend, suite, settings)
@@ -211,11 +211,10 @@ def bench(
 
 
 def _plan(target: str, drafter: str | None, backend: str, suite: str, settings: Any) -> Any:
-    """Predict and measure the speed of block sizes."""
+    """Predict and measure the speed of block sizes, batches and trees."""
     import dspec
-    from dspec.cli_plan import read_acceptance, show_plan
+    from dspec.cli_plan import show_plan
 
-    settings["acceptance"] = read_acceptance(settings["acceptance"])  # before minutes of loading
     return show_plan(dspec.load(target, drafter, backend=backend), suite, backend=backend, **settings)
 
 

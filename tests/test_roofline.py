@@ -10,7 +10,7 @@ import pytest
 from matplotlib.image import imread
 
 from dspec.backends.numpy import NumpyOps, TableDrafter, TableTarget
-from dspec.cli_plan import describe_plan, read_acceptance
+from dspec.cli_plan_options import read_acceptance
 from dspec.core.stats import Stats
 from dspec.engine import Engine
 from dspec.errors import ConfigError
@@ -18,6 +18,7 @@ from dspec.evaluation.pass_times import decode_rate, measure_passes, measure_pla
 from dspec.evaluation.plan_picture import draw_plan
 from dspec.evaluation.roofline import PassTimes, expected_tau, make_plan
 from dspec.evaluation.scripted import Scripted
+from dspec.plan_display import describe_plan
 from tests.test_cli import run
 
 GOLDEN = Path(__file__).parent / "golden" / "dflash_tiny"

@@ -18,9 +18,10 @@ class PassTimes:
         verify: by n, new tokens of a pass of the target.
         rest: by n, what the loop does beside the passes: the verdict and its way to the host.
         draft: of one proposal, whatever its block size; 0: drafts are free.
+        rows: B, requests side by side: each of those calls serves all of them.
 
     Raises:
-        ConfigError: no pass over one token, different n, or a time that is no number >= 0.
+        ConfigError: no pass over one token, different n, no rows, or a time that is no number >= 0.
 
     Example:
         >>> PassTimes(context=9, verify={1: 1.0, 3: 2.0}, rest={1: 0.0, 3: 0.0}).at(2)
@@ -31,8 +32,11 @@ class PassTimes:
     verify: Mapping[int, float]
     rest: Mapping[int, float]
     draft: float = 0.0
+    rows: int = 1
 
     def __post_init__(self) -> None:
+        if self.rows < 1:
+            raise ConfigError(explain("rows", self.rows, "an integer >= 1"))
         if 1 not in self.verify or self.verify.keys() != self.rest.keys():
             found = f"{sorted(self.verify)} and {sorted(self.rest)}"
             raise ConfigError(explain("verify, rest", found, "the same new tokens, 1 among them"))
@@ -63,8 +67,8 @@ class Forecast:
 
     Args:
         block_size: 1 + K, new tokens of a verify pass.
-        tau: expected tokens of a pass.
-        predicted: tokens per second.
+        tau: expected tokens of a pass and row.
+        predicted: tokens per second, of all rows together.
         measured: tokens per second of a decode with that tau; None: not measured.
         measured_tau: of that decode; None: not measured.
     """
@@ -111,7 +115,7 @@ class Plan:
     def break_even(self, block_size: int) -> float:
         """Return the tau at which that block size is as fast as one token a pass."""
         verify, rest = self.times.at(block_size)
-        return (verify + self.times.draft + rest) * self.autoregressive
+        return (verify + self.times.draft + rest) * self.autoregressive / self.times.rows
 
     def as_dict(self) -> dict[str, Any]:
         """Return the numbers as plain values."""
@@ -160,7 +164,7 @@ def expected_tau(acceptance: Sequence[float], n_slots: int) -> float:
 
 
 def make_plan(times: PassTimes, acceptance: Sequence[float], *, block_sizes: Sequence[int]) -> Plan:
-    """Predict tokens per second of each block size: tau / (t_verify(1 + K) + t_draft + t_rest).
+    """Predict tokens per second of each block size: B * tau / (t_verify(B, 1 + K) + t_draft(B) + t_rest).
 
     An upper bound that takes passes one after the other: what a machine overlaps is not in it.
 
@@ -189,15 +193,21 @@ def make_plan(times: PassTimes, acceptance: Sequence[float], *, block_sizes: Seq
     forecasts = []
     for size in sorted(set(block_sizes)):
         tau, (verify, rest) = expected_tau(acceptance, size - 1), times.at(size)
-        rate = _rate(tau, verify + times.draft + rest)
+        rate = rate_of(times.rows * tau, verify + times.draft + rest)
         forecasts.append(Forecast(block_size=size, tau=tau, predicted=rate))
     return Plan(
         times=times,
         acceptance=tuple(acceptance),
-        autoregressive=_rate(1.0, sum(times.at(1))),
+        autoregressive=rate_of(times.rows, sum(times.at(1))),
         forecasts=tuple(forecasts),
     )
 
 
-def _rate(tokens: float, seconds: float) -> float:
+def rate_of(tokens: float, seconds: float) -> float:
+    """Return tokens per second; infinitely many where they took no time.
+
+    Example:
+        >>> rate_of(3, 1.5)
+        2.0
+    """
     return tokens / seconds if seconds > 0 else float("inf")

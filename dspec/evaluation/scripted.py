@@ -1,13 +1,15 @@
 """A drafter whose acceptance is set beforehand: for timing a decode at a given tau."""
 
 from collections.abc import Sequence
-from math import floor
+from math import ceil, floor
 from typing import Any
 
 import numpy as np
 
+from dspec.backends.batch_judge import NoDrafterBatch
 from dspec.backends.protocol import ArrayOps, DrafterModel, DrafterSession, DraftRule
-from dspec.core.types import Draft
+from dspec.batching import batch_of
+from dspec.core.types import Array, Draft
 from dspec.errors import ConfigError, explain
 
 
@@ -57,6 +59,37 @@ class Scripted:
         """
         return floor((number + 1) * (self.tau - 1)) - floor(number * (self.tau - 1))
 
+    @property
+    def fits_rows(self) -> bool:
+        """Whether rows of the drafter inside take in all that a pass may emit: a block of its own at most."""
+        return self.drafter is None or ceil(self.tau) <= self.drafter.block_size
+
+    def batch(self, target: Any, *, rows: int, capacity: int) -> Any:
+        """Return a session of several requests of the known text; None: the drafter inside has none."""
+        if self.drafter is None:
+            return _Batch(self, NoDrafterBatch(self.ops, rows))
+        of_drafter = batch_of(self.drafter)
+        own = self.drafter.block_size
+        inside = of_drafter and of_drafter(target, rows=rows, capacity=capacity + own)
+        return _Batch(self, inside) if inside else None
+
+    def drafts(self, number: int, positions: Sequence[int]) -> Array:
+        """Return the drafts (B, K) of the pass of that number after anchors at some positions."""
+        n_slots = self.block_size - 1
+        tokens = np.zeros((len(positions), n_slots), dtype=np.int32)
+        right = self.accepted(number)
+        for row, position in zip(tokens, positions):
+            ahead = self.known[position + 1 : position + 1 + n_slots]
+            row[: len(ahead)] = ahead
+            if right < n_slots:
+                row[right] = row[right] - 1 if row[right] > 0 else 1
+        return self.ops.from_host(tokens)
+
+    def beside(self, drafts: Array, own: Array) -> Array:
+        """Return the drafts, such that a lazy backend has to make the drafter's own as well."""
+        # Ids are never negative: nothing is added.
+        return drafts + self.ops.xp.astype(own[:, :1] < 0, drafts.dtype)
+
 
 class _Session:
     """A session whose proposals follow the script."""
@@ -68,18 +101,10 @@ class _Session:
 
     def propose(self, anchor: int, position: int, features: Any, rule: DraftRule) -> Draft:
         """Let the drafter inside propose, then return the script's tokens."""
-        script, n_slots = self._script, self._script.block_size - 1
-        tokens = np.zeros(n_slots, dtype=np.int32)
-        ahead = script.known[position + 1 : position + 1 + n_slots]
-        tokens[: len(ahead)] = ahead
-        right = script.accepted(self._passes)
-        if right < n_slots:
-            tokens[right] = tokens[right] - 1 if tokens[right] > 0 else 1
-        drafts = script.ops.from_host(tokens[None])
+        drafts = self._script.drafts(self._passes, [position])
         if self._inside is not None:
             own = self._inside.propose(anchor, position, features, rule).tokens
-            # Ids are never negative: nothing is added, but a lazy backend has to run the drafter.
-            drafts = drafts + script.ops.xp.astype(own[:, :1] < 0, drafts.dtype)
+            drafts = self._script.beside(drafts, own)
         self._passes, self.length = self._passes + 1, position
         return Draft(drafts)
 
@@ -88,3 +113,47 @@ class _Session:
         if self._inside is not None:
             self._inside.rewind(length)
         self.length = min(self.length, length)
+
+
+class _Batch:
+    """Rows whose proposals follow the script, all in step."""
+
+    def __init__(self, script: Scripted, inside: Any) -> None:
+        self._script, self._inside = script, inside
+        self._passes = 0
+
+    @property
+    def lengths(self) -> list[int]:
+        """Committed context positions of each row."""
+        lengths: list[int] = self._inside.lengths
+        return lengths
+
+    def prefill(self, row: int, features: Any) -> None:
+        """Take in the features of one row's prompt."""
+        self._inside.prefill(row, features)
+
+    def propose(
+        self,
+        anchors: Sequence[int],
+        positions: Sequence[int],
+        features: Any,
+        rule: DraftRule,
+        *,
+        first: int = 0,
+    ) -> Draft:
+        """Let the drafter inside propose, then return the script's tokens."""
+        drafter = self._script.drafter
+        if drafter is not None and features is not None:
+            features = features[:, : drafter.block_size]  # its rows take in no more at once
+        own = self._inside.propose(anchors, positions, features, rule, first=first).tokens
+        drafts = self._script.drafts(self._passes, positions)
+        self._passes += 1
+        return Draft(drafts if drafter is None else self._script.beside(drafts, own))
+
+    def rewind(self, lengths: Sequence[int]) -> None:
+        """Forget every row's context positions from `lengths[r]` on."""
+        self._inside.rewind(lengths)
+
+    def clear(self, row: int) -> None:
+        """Forget a row."""
+        self._inside.clear(row)
