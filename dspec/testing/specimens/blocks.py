@@ -42,8 +42,7 @@ def block_verifier(
             share = min(share, 1) if bounded else share
             shares.append(min(share, 1))
         owed = [
-            [max(w * p - q, 0) for p, q in zip(target, row)]
-            for w, target, row in zip(shares, targets, rows)
+            [max(w * p - q, 0) for p, q in zip(target, row)] for w, target, row in zip(shares, targets, rows)
         ]
         kept = 0
         for k in range(1, len(drafts) + 1):
