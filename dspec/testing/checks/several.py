@@ -4,9 +4,11 @@ As `check_lattice` does for a block: laws are integers over 16, and all threshol
 with, after each rejection too, lie on a grid.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from fractions import Fraction
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -23,7 +25,8 @@ VerifySeveral = Callable[..., tuple[Any, Any]]
 
 index (B,): of the draft that stands, k if none does, -1 for a row that is no law; tokens (B,).
 """
-CLAUSES = ("RS-22", "NU-2")
+ENDS = (0.0, 1 - 2.0**-24)
+CLAUSES = ("RS-22", "RS-7", "NU-2")
 
 
 def check_several(
@@ -39,7 +42,9 @@ def check_several(
 ) -> Report:
     """Check that the token of a slot has the target's law, as fractions, whatever was drafted for it.
 
-    Spec: RS-22, NU-2.
+    Both ends of the uniforms, 0 and 1 - 2^-24, are tried too: no token of target probability 0 may come.
+
+    Spec: RS-22, RS-7, NU-2.
 
     Args:
         verify: see `VerifySeveral`; arrays of `xp` in.
@@ -64,12 +69,13 @@ def check_several(
     dtype = getattr(xp, dtype) if isinstance(dtype, str) else dtype
     tried = {"slots": 0, "rows": 0}
     for slot in chosen:
-        law, rows = _emitted_law(verify, slot, xp=xp, dtype=dtype, to_numpy=to_numpy)
+        asked = partial(_asked, verify, xp=xp, dtype=dtype, to_numpy=to_numpy)
+        rows, wrong = _wrong_law(asked, slot)
         tried = {"slots": tried["slots"] + 1, "rows": tried["rows"] + rows}
-        needed = [Fraction(mass, UNIT) for mass in slot.target]
-        if law[:-1] != needed:
+        wrong = wrong or _wrong_end(asked, slot)
+        if wrong:
             again = {"slots": [asdict(slot)], "dtype": dtype_name(dtype), "kind": slot.kind}
-            example = {**asdict(slot), "unit": UNIT, "got": law[:-1], "no token of the slot": law[-1]}
+            example = {**asdict(slot), "unit": UNIT, **wrong}
             return Report(
                 check="several",
                 passed=False,
@@ -81,30 +87,54 @@ def check_several(
     return Report(check="several", passed=True, tried=tried, clauses=CLAUSES)
 
 
-def _emitted_law(
-    verify: VerifySeveral, slot: Slot, *, xp: Any, dtype: Any, to_numpy: Callable[[Any], Any]
-) -> tuple[list[Fraction], int]:
-    """Return V probabilities and, last, that of an answer that contradicts itself; and the rows tried."""
-    batch = _batch(slot)
-    target, tokens, laws, *uniforms = batch
-    device = [None if part is None else xp.asarray(part, dtype=dtype) for part in (target, laws)]
-    arrays = (device[0], xp.asarray(tokens), device[1], *map(xp.asarray, uniforms))
-    index, emitted = answer(verify, arrays, to_numpy)
+def _wrong_law(asked: Callable[..., Any], slot: Slot) -> tuple[int, dict[str, Any]]:
+    """Return the rows tried, and what is wrong with the law of the slot's token, if anything is."""
     vocab, start = len(slot.target), 0
-    code = np.where(_consistent(index, emitted, tokens, vocab), emitted, vocab)
-    law = [Fraction(0)] * (vocab + 1)
+    code = asked(slot, [_grid(path.grid) for path in slot.paths])
+    law = [Fraction(0)] * (vocab + 1)  # the last one: an answer that contradicts itself
     for path in slot.paths:
         size = prod(path.grid)
         counts = np.bincount(code[start : start + size], minlength=vocab + 1)
         start += size
         for token, times in enumerate(counts.tolist()):
             law[token] += path.chance * Fraction(times, size)
-    return law, len(tokens)
+    if law[:-1] == [Fraction(mass, UNIT) for mass in slot.target]:
+        return start, {}
+    return start, {"got": law[:-1], "no token of the slot": law[-1]}
 
 
-def _batch(slot: Slot) -> tuple[Any, ...]:
-    """Return the arguments of one call on numpy: every sequence of drafts with its grid of uniforms."""
-    grids = [_grid(path.grid) for path in slot.paths]
+def _wrong_end(asked: Callable[..., Any], slot: Slot) -> dict[str, Any]:
+    """Return a sequence of drafts and uniforms at their ends that give a token of no mass, if any do."""
+    ends = np.asarray(list(itertools.product(ENDS, ENDS)), np.float32)  # of acceptance, of the closing token
+    table = np.repeat(ends, [slot.count, 2], axis=1)
+    code = asked(slot, [table] * len(slot.paths))
+    masses = np.asarray([*slot.target, 0])[code]
+    if masses.all():
+        return {}
+    path, row = divmod(int(np.argmin(masses > 0)), len(ends))
+    return {"drafted": slot.paths[path].drafted, "uniforms": ends[row].tolist(), "token without mass": True}
+
+
+def _asked(
+    verify: VerifySeveral,
+    slot: Slot,
+    grids: Sequence[Any],
+    *,
+    xp: Any,
+    dtype: Any,
+    to_numpy: Callable[[Any], Any],
+) -> Any:
+    """Return the token of every row, V where an answer contradicts itself."""
+    target, tokens, laws, *uniforms = _batch(slot, grids)
+    device = [None if part is None else xp.asarray(part, dtype=dtype) for part in (target, laws)]
+    arrays = (device[0], xp.asarray(tokens), device[1], *map(xp.asarray, uniforms))
+    index, emitted = answer(verify, arrays, to_numpy)
+    vocab = len(slot.target)
+    return np.where(_consistent(index, emitted, tokens, vocab), emitted, vocab)
+
+
+def _batch(slot: Slot, grids: Sequence[Any]) -> tuple[Any, ...]:
+    """Return the arguments of one call on numpy: every sequence of drafts with its uniforms (G, k + 2)."""
     sizes = [len(grid) for grid in grids]
     uniforms = np.concatenate(grids)
     tokens = np.repeat(np.asarray([path.drafted for path in slot.paths], np.int32), sizes, axis=0)

@@ -1,7 +1,7 @@
 """Several drafts of one slot, token by token: an array verifier against the scalar float64 reference.
 
-Only rows with a uniform next to a threshold may differ. "Next to" is declared: within 2^-20 of masses, those of
-what the target still owes, not divided by what is left of it: each rejection would make that relative error larger.
+Only rows with a uniform next to a threshold may differ. "Next to" is declared: within 2^-20, of masses that
+the target still owes, not divided by their sum: each rejection makes a relative error larger.
 """
 
 import math
@@ -32,7 +32,7 @@ def check_several_coupling(
     row: int | None = None,
     to_numpy: Callable[[Any], Any] = np.asarray,
 ) -> Report:
-    """Check that a float32 verifier of several drafts chooses as the reference does, apart from near-edge rows.
+    """Check that a float32 verifier of several drafts chooses as the reference does, but for near-edge rows.
 
     Spec: RS-22, RS-10, RS-12, NU-1, NU-2.
 

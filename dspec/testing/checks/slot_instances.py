@@ -1,7 +1,7 @@
-"""Slots with several drafts and the grid of uniforms that has all their thresholds: what `check_several` counts.
+"""Slots with several drafts and the grids of uniforms that have all their thresholds, for `check_several`.
 
-A fixed grid would admit next to nothing: what a rejection leaves is a quotient, and the next one a quotient of
-that. So each sequence of drafts has a grid of its own, the smallest, and a slot is admitted if all are small.
+A fixed grid would admit next to nothing: what a rejection leaves is a quotient, and the next one a quotient
+of that. So each sequence of drafts has a grid of its own, the smallest; slots with large ones are left out.
 """
 
 import itertools

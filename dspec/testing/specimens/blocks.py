@@ -29,7 +29,8 @@ def block_verifier(
         pick: (law, drafts that stand, accept, close) -> closing token.
 
     Example:
-        >>> block_verifier()([[0.25, 0.75], [0.75, 0.25], [0, 1]], [0, 0], [[0.5, 0.5]] * 2, [0.6, 0.7], [0.5])
+        >>> targets, drafter = [[0.25, 0.75], [0.75, 0.25], [0, 1]], [[0.5, 0.5], [0.5, 0.5]]
+        >>> block_verifier()(targets, [0, 0], drafter, [0.6, 0.7], [0.5])
         [0, 0, 1]
     """
 
