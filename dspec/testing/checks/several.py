@@ -6,7 +6,6 @@ with, after each rejection too, lie on a grid.
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from fractions import Fraction
 from functools import partial
 from math import prod
@@ -74,8 +73,8 @@ def check_several(
         tried = {"slots": tried["slots"] + 1, "rows": tried["rows"] + rows}
         wrong = wrong or _wrong_end(asked, slot)
         if wrong:
-            again = {"slots": [asdict(slot)], "dtype": dtype_name(dtype), "kind": slot.kind}
-            example = {**asdict(slot), "unit": UNIT, **wrong}
+            again = {"slots": [slot.plain()], "dtype": dtype_name(dtype), "kind": slot.kind}
+            example = {**slot.plain(), "unit": UNIT, **wrong}
             return Report(
                 check="several",
                 passed=False,

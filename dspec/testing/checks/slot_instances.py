@@ -7,7 +7,7 @@ of that. So each sequence of drafts has a grid of its own, the smallest; slots w
 import itertools
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import cached_property
 from math import lcm, prod
@@ -55,6 +55,16 @@ class Slot:
         if self.kind == "one_hot":
             return [(self._likeliest(), Fraction(1))]
         return list(self._draws((), Fraction(1)))
+
+    def plain(self) -> dict[str, Any]:
+        """Return the fields in JSON's types; `read_slot` reads them back.
+
+        Example:
+            >>> slot = Slot((4, 12), (8, 8), 1, "alike")
+            >>> read_slot(slot.plain()) == slot
+            True
+        """
+        return {**asdict(self), "target": list(self.target), "drafter": list(self.drafter)}
 
     @cached_property
     def paths(self) -> "list[Falling]":

@@ -56,7 +56,7 @@ def _swapping() -> Engine:
 
 WRONG: dict[str, Any] = {
     "two rows swap their uniforms": side_by_side(_swapping(), **SAMPLED),
-    "two rows swap their lengths": side_by_side(_rewinding(), **SAMPLED),
+    "two rows swap their lengths": side_by_side(_rewinding(), batch_size=2, **SAMPLED),
 }
 RIGHT: dict[str, Any] = {
     "a batch of one": side_by_side(_engine(), batch_size=1, **SAMPLED),

@@ -1,6 +1,6 @@
 """Several drafts for one place, tried one after another: right and wrong, on a world's first drafter row.
 
-No policy of the library's loop does it; these stand for the field's loops, so that the enumeration is known to
+No policy of the library's loop does it; these stand for the field's loops, so that enumeration is known to
 see their faults and to let the right ones pass. `faulty_slots` has the verifiers of one slot on arrays.
 """
 
