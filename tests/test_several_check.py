@@ -98,9 +98,13 @@ def test_the_grid_of_a_sequence_holds_every_threshold():
 
 
 def test_the_law_of_thirds_is_no_law_in_bfloat16():
-    """Why drafts without replacement are counted in float32 alone: their laws are rounded, not dyadic."""
-    slots = [Slot((4, 4, 8, 0), (8, 4, 4, 0), 2, "apart")]
-    assert [Fraction(2, 3), Fraction(1, 3)] == slots[0].laws((1, 0))[1][::2]
+    """Why drafts without replacement are counted in float32 alone: 2/3 and 1/3 are rounded up there, to 1.002."""
+    slot = Slot((4, 4, 8, 0), (8, 4, 4, 0), 2, "apart")
+    assert slot.laws((1, 0))[1] == [Fraction(2, 3), 0, Fraction(1, 3), 0]
+    laws = np.asarray([[[0.5, 0.25, 0.25], [0.66796875, 0.0, 0.333984375]]], np.float32)
+    drafts, uniforms = np.asarray([[1, 0]], np.int32), np.zeros((2, 1, 2), np.float32)
+    verify = several_on_device(open_ops("numpy"))
+    assert verify(np.asarray([[0.25, 0.25, 0.5]], np.float32), drafts, laws, *uniforms)[0] == [-1]
 
 
 @pytest.mark.parametrize("check", [check_several, check_several_coupling])

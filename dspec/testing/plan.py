@@ -57,20 +57,19 @@ def plan(
 ) -> list[Part]:
     """Return the parts of a level; the statistical ones share the suite's false-fail rate evenly.
 
-        Args:
-            level: how much.
-            backends: names; each other one is compared with numpy.
-            dtypes: of laws; what is float32 by nature runs if float32 is among them.
-            seed: of everything random.
+    Args:
+        level: how much.
+        backends: names; each other one is compared with numpy.
+        dtypes: of laws; what is float32 by nature runs if float32 is among them.
+        seed: of everything random.
 
-        Returns:
-            The parts, in the order of reports.
+    Returns:
+        The parts, in the order of reports.
 
-        Example:
-            >>> from dspec.testing.checks.slot_instances import KINDS
-    from dspec.testing.levels import SMOKE
-            >>> sum(part.arguments.get("alpha", 0) for part in plan(SMOKE, ["numpy"])) < 1e-9
-            True
+    Example:
+        >>> from dspec.testing.levels import SMOKE
+        >>> sum(part.arguments.get("alpha", 0) for part in plan(SMOKE, ["numpy"])) < 1e-9
+        True
     """
     parts = list(loop_parts(level, seed=seed))
     for backend in backends:
