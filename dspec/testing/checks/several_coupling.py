@@ -130,7 +130,8 @@ def edge_distance(given: Sequence[Any], which: int | None) -> float:
         0.125
     """
     owed, tokens, laws, accept, close = given
-    scale, distance = 1.0, math.inf
+    scale = 1.0
+    distance: float = math.inf
     for j, token in enumerate(tokens):
         law = one_hot(token, len(owed)) if laws is None else laws[j]
         distance = min(distance, scale * abs(accept[j] * law[token] - owed[token]))

@@ -97,7 +97,7 @@ class ExactTreeJudge:
 class DrawnNodes:
     """Tokens of the nodes, drawn where the walk reads them: the others' uniforms would double the paths."""
 
-    def __init__(self, laws: Sequence[Law], uniforms: Source, position: int) -> None:
+    def __init__(self, laws: Sequence[Law], uniforms: Callable[..., Any], position: int) -> None:
         self.laws, self.uniforms, self.position = laws, uniforms, position
         self.seen: dict[int, int] = {}
 

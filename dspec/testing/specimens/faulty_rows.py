@@ -13,7 +13,7 @@ from dspec.testing.models.table_engine import table_engine
 from dspec.testing.models.worlds import make_worlds
 from dspec.testing.models.wrapping import Wrapped
 
-SAMPLED = {"temperature": 1.0, "policy": "rejection"}
+SAMPLED: dict[str, Any] = {"temperature": 1.0, "policy": "rejection"}
 
 
 def _engine() -> Engine:
