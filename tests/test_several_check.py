@@ -98,7 +98,7 @@ def test_the_grid_of_a_sequence_holds_every_threshold():
 
 
 def test_the_law_of_thirds_is_no_law_in_bfloat16():
-    """Why drafts without replacement are counted in float32 alone: 2/3 and 1/3 are rounded up there, to 1.002."""
+    """Why drafts without replacement are counted in float32 alone: 2/3 and 1/3 sum to 1.002 there."""
     slot = Slot((4, 4, 8, 0), (8, 4, 4, 0), 2, "apart")
     assert slot.laws((1, 0))[1] == [Fraction(2, 3), 0, Fraction(1, 3), 0]
     laws = np.asarray([[[0.5, 0.25, 0.25], [0.66796875, 0.0, 0.333984375]]], np.float32)
