@@ -52,12 +52,16 @@ def test_chunks_make_up_the_level_and_no_two_try_the_same(level):
     for part in parts:
         kind = (part.check, part.subject)
         counts[kind] = counts.get(kind, 0) + part.arguments.get("rows", part.arguments.get("count", 0))
-    for policy in ("greedy", "one_hot", "rejection", "sample_match", "sampled_match"):
+    for policy in ("greedy", "one_hot", "rejection", "sample_match", "sampled_match", "tree 2", "tree 5"):
         assert counts["exact_law", f"loop exact {policy}"] == level.worlds
     for backend in ("numpy", "cpu", "mlx"):
         for dtype in ("float32", "bfloat16", "float16"):
             for mode in ("rejection", "one_hot", "match"):
                 assert counts["lattice", f"{backend} {dtype} {mode}"] == level.instances
+        for kind in ("alike", "apart", "one_hot"):
+            assert counts["several", f"{backend} float32 {kind}"] == level.instances
+            assert counts["several_coupling", f"{backend} float32 {kind}"] == level.coupled_rows // 4
+        assert {("several", f"{backend} {dtype} alike") for dtype in ("bfloat16", "float16")} <= counts.keys()
     assert counts["coupled_arrays", "cpu float32 rejection"] == level.pair_rows
     assert ("coupled_arrays", "numpy float32 rejection") not in counts, "numpy against numpy shows nothing"
 
@@ -68,7 +72,7 @@ def test_all_statistical_parts_together_fail_a_right_library_less_than_once_in_a
     for level in LEVELS.values():
         parts = plan(level, backends)
         alphas = [part.arguments["alpha"] for part in parts if part.check in ("distribution", "independence")]
-        assert len(alphas) == 12 * len(backends) and 8e-10 < sum(alphas) < 1e-9
+        assert len(alphas) == 14 * len(backends) and 8e-10 < sum(alphas) < 1e-9
         assert not any(
             "alpha" in p.arguments for p in parts if p.check not in ("distribution", "independence")
         )

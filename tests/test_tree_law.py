@@ -8,101 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dspec.core.decode import Limits, decode
 from dspec.core.tree import Tree, best_first, walk
-from dspec.core.tree_decode import tree_pass
-from dspec.core.types import Scores
 from dspec.errors import ShapeError
 from dspec.oracle import several as oracle
 from dspec.oracle.decode import cut
 from dspec.oracle.rejection import draw
 from dspec.testing.checks.laws import check_exact_law
 from dspec.testing.models.strategies import worlds
-from dspec.testing.models.symbolic import ExactDrafter, ExactTarget
+from dspec.testing.models.symbolic_trees import paths_of, raw_laws, tree_sampler
 from dspec.testing.models.worlds import KINDS, make_worlds, mixed_worlds
+from dspec.testing.specimens.trees import TREE_MUTANTS
 
 pytestmark = pytest.mark.clause("RS-23")
 SAMPLED = ("plain", "half", "third", "top_p", "top_k", "mixed")
-
-
-def paths_of(tree):
-    """Each node as the drafts from the anchor to it."""
-    paths = [()]
-    for token, parent in zip(tree.tokens, tree.parents, strict=True):
-        paths.append((*paths[parent], token))
-    return paths[1:]
-
-
-def raw_laws(world, anchor):
-    """The drafter's laws of all slots before the settings: what a tree is made of."""
-    rows = [world.raw_drafter((0, anchor), (0,) * slot) for slot in range(world.num_drafts)]
-    return [[Fraction(w, sum(row)) for w in row] for row in rows]
-
-
-def tree_of(laws, budget):
-    ranks = [sorted(range(len(law)), key=lambda i, law=law: (-law[i], i))[:budget] for law in laws]
-    logs = [
-        [math.log(law[i]) if law[i] else -math.inf for i in row] for law, row in zip(laws, ranks, strict=True)
-    ]
-    return best_first(logs, ranks, budget)
-
-
-class TreeTarget(ExactTarget):
-    """The exact target reads trees."""
-
-    def score_tree(self, anchor, tree):
-        self.anchor, self.tree = anchor, tree
-        return Scores([self.world.target((*self.cache, anchor, *path)) for path in [(), *paths_of(tree)]])
-
-    def keep(self, path):
-        self.cache += (self.anchor, *(self.tree.tokens[node - 1] for node in path))
-
-
-class TreeDrafter(ExactDrafter):
-    """The exact drafter gives the laws of all slots at once."""
-
-    def propose(self, anchor, position, features, rule):
-        self.length = position
-        return rule(raw_laws(self.world, anchor))
-
-
-class ExactTreeJudge:
-    """`core.tree_decode.TreeJudge` on symbolic uniforms: the node's number is the slot of its key."""
-
-    def __init__(self, uniforms, budget):
-        self.uniforms, self.budget, self.trees = uniforms, budget, []
-
-    def first(self, scores, position):
-        return draw(scores.logits[-1], self.uniforms("close", position, 0))
-
-    def rule(self, position):
-        return lambda laws: tree_of(laws, self.budget)
-
-    def drawn(self, scores, tree, position):
-        self.trees.append(tree)
-        return Drawn(scores.logits, self.uniforms, position)
-
-
-class Drawn:
-    """Tokens of the nodes, drawn where the walk reads them: the others' uniforms would double the paths."""
-
-    def __init__(self, laws, uniforms, position):
-        self.laws, self.uniforms, self.position, self.seen = laws, uniforms, position, {}
-
-    def __getitem__(self, node):
-        if node not in self.seen:
-            self.seen[node] = draw(self.laws[node], self.uniforms("close", self.position, node))
-        return self.seen[node]
-
-
-def sampler(budget, *, target=TreeTarget, judge=ExactTreeJudge):
-    def run(world, source):
-        limits = Limits(world.max_new_tokens, frozenset({world.eos}))
-        parts = target(world), TreeDrafter(world), judge(source, budget)
-        passes = decode(*parts, world.prompt, limits, one_pass=tree_pass)
-        return tuple(token for step in passes for token in step.tokens)
-
-    return run
 
 
 class Keyed:
@@ -135,7 +53,7 @@ def oracle_sampler(budget):
 
 @pytest.mark.clause("RS-1", "RS-3", "RS-8", "DL-11", "RN-2")
 @pytest.mark.parametrize("budget", [1, 2, 3, 7])
-@pytest.mark.parametrize("make", [sampler, oracle_sampler])
+@pytest.mark.parametrize("make", [tree_sampler, oracle_sampler])
 def test_law_of_the_tree_loop_is_the_targets(make, budget):
     deep = make_worlds(3, seed=11, num_drafts=3, max_new_tokens=6, reach=2)
     report = check_exact_law(make(budget), [*mixed_worlds(seed=3, warps=SAMPLED, size=1), *deep])
@@ -145,7 +63,7 @@ def test_law_of_the_tree_loop_is_the_targets(make, budget):
 @pytest.mark.clause("RS-11", "DL-7")
 @pytest.mark.parametrize("budget", [1, 4])
 def test_greedy_worlds_keep_their_output(budget):
-    report = check_exact_law(sampler(budget), mixed_worlds(seed=3, warps=("greedy", "ties")))
+    report = check_exact_law(tree_sampler(budget), mixed_worlds(seed=3, warps=("greedy", "ties")))
     assert report.passed, report
 
 
@@ -153,13 +71,13 @@ def test_greedy_worlds_keep_their_output(budget):
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_kind_of_drafter_keeps_the_law(kind):
     found = make_worlds(4, seed=9, kinds=(kind,), num_drafts=2, max_new_tokens=3)
-    assert check_exact_law(sampler(4), found).passed
+    assert check_exact_law(tree_sampler(4), found).passed
 
 
 @settings(deadline=None, max_examples=20, derandomize=True)
 @given(world=worlds(), budget=st.integers(1, 9))
 def test_law_holds_in_worlds_of_any_shape(world, budget):
-    report = check_exact_law(sampler(budget), [world])
+    report = check_exact_law(tree_sampler(budget), [world])
     assert report.passed, report
 
 
@@ -222,46 +140,8 @@ def test_what_is_no_tree_is_refused(tokens, parents, words):
         best_first([], [], 1)
 
 
-class DrawsAgain(ExactTreeJudge):
-    """Wrong: a token that the tree does not hold is drawn once more."""
-
-    def drawn(self, scores, tree, position):
-        drawn = super().drawn(scores, tree, position)
-        if (0, drawn[0]) not in tree.children:
-            drawn.seen[0] = draw(scores.logits[0], self.uniforms("accept", position, 0))
-        return drawn
-
-
-class OneLaw(ExactTreeJudge):
-    """Wrong: every node draws from the law after the node before it."""
-
-    def drawn(self, scores, tree, position):
-        laws = [scores.logits[max(0, node - 1)] for node in range(len(scores.logits))]
-        return Drawn(laws, self.uniforms, position)
-
-
-class KeepsSiblings(TreeTarget):
-    """Wrong: all nodes up to the last that stands are kept."""
-
-    def keep(self, path):
-        self.cache += (self.anchor, *self.tree.tokens[: max(path, default=0)])
-
-
-class PositionsByNumber(TreeTarget):
-    """Wrong: a node is scored after all nodes before it, as its siblings' keys would have it."""
-
-    def score_tree(self, anchor, tree):
-        super().score_tree(anchor, tree)
-        rows = range(len(tree.tokens) + 1)
-        return Scores([self.world.target((*self.cache, anchor, *tree.tokens[:n])) for n in rows])
-
-
-@pytest.mark.parametrize(
-    "parts",
-    [{"judge": DrawsAgain}, {"judge": OneLaw}, {"target": KeepsSiblings}, {"target": PositionsByNumber}],
-    ids=lambda parts: next(iter(parts.values())).__name__,
-)
-def test_wrong_tree_passes_are_noticed(parts):
+@pytest.mark.parametrize("mutant", TREE_MUTANTS, ids=lambda mutant: mutant.name)
+def test_wrong_tree_passes_are_noticed_in_other_worlds_too(mutant):
     found = make_worlds(6, seed=11, num_drafts=2, max_new_tokens=5, reach=2)
-    assert check_exact_law(sampler(3), found).passed
-    assert not check_exact_law(sampler(3, **parts), found).passed
+    assert check_exact_law(tree_sampler(3), found).passed
+    assert not check_exact_law(mutant.sampler, found, once=False).passed

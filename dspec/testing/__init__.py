@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from dspec.testing.checks.requests import check_requests
     from dspec.testing.checks.rollback import check_rollback
     from dspec.testing.checks.self_speculation import check_self_speculation
+    from dspec.testing.checks.several import check_several
+    from dspec.testing.checks.several_coupling import check_several_coupling
     from dspec.testing.checks.stops import check_stop_rules
     from dspec.testing.checks.streams import check_streams
     from dspec.testing.checks.ties import check_greedy
@@ -40,6 +42,8 @@ __all__ = [
     "check_requests",
     "check_rollback",
     "check_self_speculation",
+    "check_several",
+    "check_several_coupling",
     "check_stop_rules",
     "check_streams",
     "check_subject",
@@ -62,6 +66,8 @@ _HOMES = {
     "check_requests": "checks.requests",
     "check_rollback": "checks.rollback",
     "check_self_speculation": "checks.self_speculation",
+    "check_several": "checks.several",
+    "check_several_coupling": "checks.several_coupling",
     "check_stop_rules": "checks.stops",
     "check_streams": "checks.streams",
     "check_subject": "run",

@@ -9,6 +9,7 @@ import numpy as np
 
 from dspec.core.joint import verify_block
 from dspec.core.rejection import verify_sample_match, verify_tokens
+from dspec.core.several import verify_several
 from dspec.core.types import Draft, Uniforms
 from dspec.testing.checks.lattice import Verify
 from dspec.testing.report import Report
@@ -72,16 +73,45 @@ def on_device(rule: Callable[..., Any], ops: Any, dtype: str = "float32") -> Ver
     """
 
     def verify(target: Any, tokens: Any, probs: Any, accept: Any, close: Any) -> tuple[Any, Any]:
-        def law(values: Any) -> Any:
-            given = ops.from_host(values)
-            return given if dtype == "float32" else ops.xp.astype(given, getattr(ops.xp, dtype))
-
-        draft = Draft(ops.from_host(tokens), None if probs is None else law(probs))
+        laws = None if probs is None else law_on_device(probs, ops, dtype)
+        draft = Draft(ops.from_host(tokens), laws)
         uniforms = Uniforms(ops.from_host(accept), ops.from_host(close))
-        verdict = rule(law(target), draft, uniforms, xp=ops.xp)
+        verdict = rule(law_on_device(target, ops, dtype), draft, uniforms, xp=ops.xp)
         return to_numpy(verdict.tokens, ops), to_numpy(verdict.n_accepted, ops)
 
     return verify
+
+
+def several_on_device(ops: Any, dtype: str = "float32") -> Callable[..., tuple[Any, Any]]:
+    """Return core's rule of several drafts as the kit calls it: numpy in and out, the device inside.
+
+    Args:
+        ops: the backend's `ArrayOps`.
+        dtype: of the laws on the device; uniforms stay float32.
+
+    Returns:
+        A `dspec.testing.checks.several.VerifySeveral`.
+    """
+
+    def verify(target: Any, tokens: Any, laws: Any, accept: Any, close: Any) -> tuple[Any, Any]:
+        given = [None if part is None else law_on_device(part, ops, dtype) for part in (target, laws)]
+        drafted, *uniforms = (ops.from_host(part) for part in (tokens, accept, close))
+        choice = verify_several(given[0], drafted, given[1], *uniforms, xp=ops.xp)
+        return to_numpy(choice.index, ops), to_numpy(choice.tokens, ops)
+
+    return verify
+
+
+def law_on_device(values: Any, ops: Any, dtype: str) -> Any:
+    """Return float32 laws of numpy on a device, cast there: numpy has no bfloat16 to hand them over in.
+
+    Args:
+        values: float32.
+        ops: the backend's `ArrayOps`.
+        dtype: name of a dtype of its namespace.
+    """
+    given = ops.from_host(values)
+    return given if dtype == "float32" else ops.xp.astype(given, getattr(ops.xp, dtype))
 
 
 def to_numpy(array: Any, ops: Any) -> Any:

@@ -83,14 +83,11 @@ TITLES = {
 }
 # What no check of the kit can show, and the test that does; why it cannot stands behind each.
 BY_PYTEST = {
-    "RS-22": "tests/test_several.py",  # a rule of one slot, which no policy of the loop uses
     "RS-20": "tests/test_clause_table.py",  # about reports themselves
     "RN-5": "tests/test_run_state.py",  # about training runs and their data on disk
     "NU-6": "tests/test_target_calls.py",  # a setting of a framework while a real model runs
-    "RS-23": "tests/test_tree_law.py",  # the checks decode blocks; trees have their own enumeration
     "DL-11": "tests/test_tree_sessions.py",  # masks and positions of real models
     "DL-10": "tests/test_replay_law.py",  # about texts that are there already: nothing is decoded
-    "DL-12": "tests/test_batch.py",  # about many requests and the rows they share
     # What decides without a law, and what only models on disk and whole requests show.
     "RN-6": "tests/test_block_engine.py",
     "SS-1": "tests/test_block_models.py",

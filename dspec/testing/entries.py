@@ -13,7 +13,7 @@ import array_api_compat.numpy as npx
 from dspec.backends.registry import open_ops
 from dspec.core.policies import POLICIES
 from dspec.core.types import Sampling
-from dspec.testing.bench import RULES, Bench, on_device
+from dspec.testing.bench import RULES, Bench, on_device, several_on_device
 from dspec.testing.checks.block_engines import check_greedy_blocks, draw_blocks, law_of_blocks
 from dspec.testing.checks.boundaries import check_boundaries
 from dspec.testing.checks.coupling import check_coupled_arrays, check_coupling
@@ -26,6 +26,8 @@ from dspec.testing.checks.laws import check_distribution, check_exact_law
 from dspec.testing.checks.requests import check_requests
 from dspec.testing.checks.rollback import check_rollback
 from dspec.testing.checks.self_speculation import check_self_speculation
+from dspec.testing.checks.several import check_several
+from dspec.testing.checks.several_coupling import check_several_coupling
 from dspec.testing.checks.stops import check_stop_rules
 from dspec.testing.checks.streams import check_streams
 from dspec.testing.checks.ties import check_greedy
@@ -40,9 +42,12 @@ from dspec.testing.models.subjects import (
     outputs_of,
     proposer,
     scripted,
+    side_by_side,
 )
 from dspec.testing.models.symbolic import decode_sampler
+from dspec.testing.models.symbolic_trees import tree_sampler
 from dspec.testing.models.table_engine import on_backend, settings_of, table_engine
+from dspec.testing.models.tree_settings import settings_for, tree_budget, trees_refused
 from dspec.testing.models.worlds import World, make_worlds, mixed_worlds
 from dspec.testing.report import Report
 
@@ -51,20 +56,33 @@ Entry = Callable[[Bench, Arguments, Arguments], Report]
 
 SAMPLED = ("plain", "half", "third", "top_p", "top_k", "mixed")
 GREEDY = ("greedy", "ties")
+TREE_CLAUSES = ("RS-1", "RS-3", "RS-8", "RS-14", "RS-23", "DL-1", "DL-3", "RN-2")
 LAW, DRAFT_LAW = (0.5, 0.3, 0.2), (0.25, 0.25, 0.5)  # of independent tokens: every pair comes up often
 NUM_DRAFTS = 2
+# How requests are asked for, and how many are decoded side by side.
+FORMS: dict[str, tuple[Any, dict[str, int]]] = {
+    "interleaved": (interleaved, {}),
+    "listed": (listed, {}),
+    "batched": (listed, {"batch_size": 3}),
+    "side by side": (side_by_side, {"batch_size": 3}),
+}
 OTHER_MAP = (
     "needs the two-level draw of RS-10; a right sampler that draws otherwise is checked as a generator"
 )
 
 
 def exact_law(bench: Bench, given: Arguments, only: Arguments) -> Report:
-    """Enumerate the library's decode loop in worlds."""
+    """Enumerate the library's decode loop in worlds, over blocks or over trees."""
     warps = GREEDY if given["policy"] == "greedy" else SAMPLED
     worlds = mixed_worlds(seed=given["seed"], warps=warps, size=-(-given["count"] // 9))
     # The last ones are dearer and tell more: with four tokens a wrong bonus shows.
     own = {"worlds": worlds[-given["count"] :]}
-    return check_exact_law(decode_sampler(given["policy"]), **{**own, **only})
+    budget = tree_budget(given["policy"])
+    if not budget:
+        return check_exact_law(decode_sampler(given["policy"]), **{**own, **only})
+    report = check_exact_law(tree_sampler(budget), **{**own, **only})
+    # A tree's tokens are the target's own: nothing is accepted by a ratio, nothing corrected.
+    return replace(report, clauses=TREE_CLAUSES)
 
 
 def lattice(bench: Bench, given: Arguments, only: Arguments) -> Report:
@@ -95,6 +113,19 @@ def _noted(bench: Bench, report: Report) -> Report:
     return replace(report, counterexample={**report.counterexample, "note": OTHER_MAP})
 
 
+def several(bench: Bench, given: Arguments, only: Arguments) -> Report:
+    """Count the law of a slot with several drafts."""
+    own = {name: given[name] for name in ("kind", "count", "seed")}
+    verify = several_on_device(bench.ops, given["dtype"])
+    return check_several(verify, **{**own, **only, "xp": npx, "dtype": npx.float32})
+
+
+def several_coupling(bench: Bench, given: Arguments, only: Arguments) -> Report:
+    """Compare the rule of several drafts with the scalar float64 reference."""
+    own = {name: given[name] for name in ("kind", "rows", "vocab", "seed")}
+    return check_several_coupling(several_on_device(bench.ops), **{**own, **only, "xp": npx})
+
+
 def coupled_arrays(bench: Bench, given: Arguments, only: Arguments) -> Report:
     """Compare a backend with numpy."""
     rule = RULES[given["mode"]]
@@ -111,6 +142,9 @@ def distribution(bench: Bench, given: Arguments, only: Arguments) -> Report:
         adapter = bench.adapter
         return check_distribution(adapter.generate, **{**own, **only, "law": adapter.law})
     if bench.engine is not None:
+        refused = trees_refused(bench.engine, default_prompt(bench.engine), given["policy"])
+        if refused:
+            return Report(check="distribution", passed=True, tried={}, not_run=refused)
         law = law_of_outputs(bench.engine)
         return check_distribution(draw_outputs(bench.engine, given["policy"]), **{**own, **only, "law": law})
     if bench.lm is not None:
@@ -118,13 +152,13 @@ def distribution(bench: Bench, given: Arguments, only: Arguments) -> Report:
         report = check_distribution(drawn, **{**own, **only, "law": law_of_blocks(bench.lm)})
         return replace(report, clauses=(*report.clauses, "SS-14"))
     world = world_of(given)
-    engine = table_engine(world, bench.ops)
-    settings = {**settings_of(world), "policy": given["policy"]}
-
-    generate = drawing(engine, world.prompt, **settings)
+    generate = drawing(
+        table_engine(world, bench.ops), world.prompt, **settings_of(world), **settings_for(given["policy"])
+    )
     report = check_distribution(generate, **{**own, **only, "law": world.law()})
     # The law is that of the world's warp, whatever the drafter, under the engine's own verifier.
-    return replace(report, clauses=(*report.clauses, "RS-3", "RS-13", "RS-18"))
+    rule = "RS-23" if tree_budget(given["policy"]) else "RS-18"
+    return replace(report, clauses=(*report.clauses, "RS-3", "RS-13", rule))
 
 
 def independence(bench: Bench, given: Arguments, only: Arguments) -> Report:
@@ -141,14 +175,20 @@ def independence(bench: Bench, given: Arguments, only: Arguments) -> Report:
 
 def isolation(bench: Bench, given: Arguments, only: Arguments) -> Report:
     """Generate requests alone and in company."""
-    form = {"interleaved": interleaved, "listed": listed}[given["form"]]
     engine = bench.engine if bench.engine is not None else table_engine(world_of(given), bench.ops)
     own: dict[str, Any] = {"seed": given["seed"]}
     if bench.engine is not None:
         ids = default_prompt(engine)
         own["prompts"] = [ids[:1], ids[1:3], ids[:5], ids[2:3], ids]
-    generate = form(engine, temperature=1.0, policy=given["policy"])
-    return check_isolation(generate, **{**own, **only})
+    form, options = FORMS[given["form"]]
+    settings = {"temperature": 1.0, "policy": given["policy"]}
+    generate = form(engine, **options, **settings)
+    if not options.get("batch_size"):
+        return check_isolation(generate, **{**own, **only})
+    # In rows beside each other, against one after another.
+    alone = form(engine, batch_size=1, **settings)
+    report = check_isolation(generate, alone=alone, **{**own, **only})
+    return replace(report, clauses=(*report.clauses, "DL-12"))
 
 
 def rollback(bench: Bench, given: Arguments, only: Arguments) -> Report:
@@ -213,6 +253,8 @@ def world_of(given: Arguments) -> World:
 
 _ALL: tuple[Entry, ...] = (exact_law, streams, lattice, boundaries, coupling, coupled_arrays, greedy, honesty)
 _ALL += (
+    several,
+    several_coupling,
     self_speculation,
     greedy_blocks,
     requests,

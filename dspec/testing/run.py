@@ -16,11 +16,13 @@ from dspec.testing.levels import Level, level_named
 from dspec.testing.plan import (
     EXACT,
     LOOP,
+    TREES,
     Part,
     block_parts,
     draft_parts,
     engine_parts,
     rule_parts,
+    several_parts,
     share_alpha,
 )
 from dspec.testing.report import Report, merge
@@ -90,6 +92,7 @@ def subject_parts(bench: Bench, level: Level, *, seed: int) -> Iterator[Part]:
         yield from _adapter_parts(bench, level, seed=seed)
         return
     yield from rule_parts(level, name, dtypes=bench.dtypes(), seed=seed)
+    yield from several_parts(level, name, dtypes=bench.dtypes(), seed=seed)
     yield from draft_parts(level, name, dtypes=bench.dtypes(), seed=seed)
     if bench.lm is not None:
         yield from block_parts(level, name, seed=seed)
@@ -99,7 +102,7 @@ def subject_parts(bench: Bench, level: Level, *, seed: int) -> Iterator[Part]:
         return
     yield Part("isolation", name, "float32", "listed", {"form": "listed", "policy": None, "seed": seed})
     yield Part("rollback", name, "float32", "", {"steps": level.steps, "seed": seed})
-    policies = ("one_hot", "rejection") if bench.engine.drafter is not None else ("one_hot",)
+    policies = ("one_hot", "rejection", TREES[-1]) if bench.engine.drafter is not None else ("one_hot",)
     for policy in policies:
         given = {"policy": policy, "n": level.draws, "seed": seed}
         yield Part("distribution", name, "float32", policy, given)

@@ -8,6 +8,7 @@ import numpy as np
 from dspec.core.types import Sampling
 from dspec.core.warp import warp
 from dspec.testing.checks.laws import check_distribution
+from dspec.testing.models.tree_settings import settings_for
 from dspec.testing.report import Report, merge
 
 # Three tokens of the two likeliest each: eight outcomes whose law the target gives exactly, and long
@@ -54,16 +55,15 @@ def draw_outputs(
 
     Args:
         engine: a `dspec.engine.Engine`.
-        policy: how it drafts and verifies.
+        policy: how it drafts and verifies; "tree 5": draft trees of five nodes.
         prompt: token ids; None: a few ids of the vocabulary.
 
     Returns:
         (n, seed) -> outputs, for `check_distribution`.
     """
     ids = list(prompt) if prompt is not None else default_prompt(engine)
-    settings = {"max_new_tokens": LENGTH, "temperature": TEMPERATURE, "top_k": BRANCHES, "policy": policy}
-
-    return drawing(engine, ids, **settings)
+    settings = {"max_new_tokens": LENGTH, "temperature": TEMPERATURE, "top_k": BRANCHES}
+    return drawing(engine, ids, **settings, **settings_for(policy))
 
 
 def drawing(

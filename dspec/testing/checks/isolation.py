@@ -44,6 +44,7 @@ def check_isolation(
     prompts: Sequence[Sequence[int]] = ((0,), (1, 2), (2, 1, 0), (1,), (0, 2, 1, 1, 2)),
     seed: int = 0,
     batches: Sequence[Sequence[Mapping[str, Any]]] | None = None,
+    alone: Callable[[Sequence[Asked]], Sequence[Any]] | None = None,
 ) -> Report:
     """Check that each request gives bitwise the same output alone and in every company.
 
@@ -58,6 +59,7 @@ def check_isolation(
         prompts: token ids of the subject's vocabulary, of different lengths.
         seed: of the seeds and orders.
         batches: try these instead, requests as the fields of `Asked`.
+        alone: what gives the output of one request alone; None: `generate_batch`.
 
     Returns:
         The report, alpha 0; a failing company is reduced as far as it still fails.
@@ -70,15 +72,15 @@ def check_isolation(
         tries = list(companies(prompts, seed=seed))
     else:
         tries = [tuple(Asked(**{**one, "prompt": tuple(one["prompt"])}) for one in b) for b in batches]
-    alone: dict[Asked, Any] = {}
+    own: dict[Asked, Any] = {}
     for one in dict.fromkeys(one for batch in tries for one in batch):
-        (alone[one],) = generate_batch([one])
+        (own[one],) = (generate_batch if alone is None else alone)([one])
     tried = {"requests": 0, "batches": 0}
     for batch in tries:
         tried["batches"] += 1
         tried["requests"] += len(batch)
-        if _differing(generate_batch, batch, alone) is not None:
-            return _failed(generate_batch, batch, alone, tried)
+        if _differing(generate_batch, batch, own) is not None:
+            return _failed(generate_batch, batch, own, tried)
     return Report(check="isolation", passed=True, tried=tried, clauses=CLAUSES)
 
 

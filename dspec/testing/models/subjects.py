@@ -30,7 +30,8 @@ def interleaved(engine: Any, **settings: Any) -> Callable[[Sequence[Asked]], lis
     """
 
     def generate(asked: Sequence[Asked]) -> list[Any]:
-        streams = [_open(engine, one, settings) for one in asked]
+        # `Engine.stream` numbers its request 0; a request's number is what this is about.
+        streams = [engine._stream(_job(engine, one, settings)) for one in asked]
         outputs: list[list[Any]] = [[] for _ in asked]
         going = list(range(len(asked)))
         while going:
@@ -45,15 +46,35 @@ def interleaved(engine: Any, **settings: Any) -> Callable[[Sequence[Asked]], lis
     return generate
 
 
-def _open(engine: Any, one: Asked, settings: dict[str, Any]) -> Any:
+def _job(engine: Any, one: Asked, settings: dict[str, Any]) -> Any:
     decoder: dict[str, Any] = {} if one.drafts else {"policy": None, "decoder": Autoregressive()}
     limit = {"seed": one.seed, "max_new_tokens": one.max_new_tokens}
     request = replace(parse_request({**settings, **decoder, **limit}), number=one.number)
-    # `Engine.stream` numbers its request 0; a request's number is what this is about.
-    return engine._stream(engine._job(list(one.prompt), request))
+    return engine._job(list(one.prompt), request)
 
 
-def listed(engine: Any, **settings: Any) -> Callable[[Sequence[Asked]], list[Any]]:
+def side_by_side(
+    engine: Any, *, batch_size: int = 3, **settings: Any
+) -> Callable[[Sequence[Asked]], list[Any]]:
+    """Return requests -> outputs, for `check_isolation`: in the rows of a batch, each with its own limits.
+
+    Args:
+        engine: a `dspec.engine.Engine`.
+        batch_size: rows.
+        **settings: sampling and policy, as for `Engine.generate`.
+    """
+
+    def generate(asked: Sequence[Asked]) -> list[Any]:
+        jobs = [_job(engine, one, settings) for one in asked]
+        outputs: list[list[Any]] = [[] for _ in asked]
+        for index, chunk in engine._side_by_side(jobs, batch_size):
+            outputs[index].append((chunk.tokens, chunk.n_accepted, chunk.finish))
+        return outputs
+
+    return generate
+
+
+def listed(engine: Any, *, batch_size: int = 1, **settings: Any) -> Callable[[Sequence[Asked]], list[Any]]:
     """Return requests -> outputs, for `check_isolation`: by `Engine.generate` on lists.
 
     The place in the list is the request's number, so other requests of the same seed and limit fill the
@@ -61,6 +82,7 @@ def listed(engine: Any, **settings: Any) -> Callable[[Sequence[Asked]], list[Any
 
     Args:
         engine: a `dspec.engine.Engine`.
+        batch_size: requests decoded side by side; 1: one after another.
         **settings: sampling and policy, as for `Engine.generate`.
     """
 
@@ -77,7 +99,8 @@ def listed(engine: Any, **settings: Any) -> Callable[[Sequence[Asked]], list[Any
             for number, index in places.items():
                 prompts[number] = list(asked[index].prompt)
             decoder: dict[str, Any] = {} if drafts else {"policy": None, "decoder": Autoregressive()}
-            found = engine.generate(prompts, **{**settings, **decoder}, seed=seed, max_new_tokens=limit)
+            own = {**settings, **decoder, "seed": seed, "max_new_tokens": limit}
+            found = engine.generate(prompts, batch_size=batch_size, **own)
             for number, index in places.items():
                 out = found[number]
                 outputs[index] = (out.tokens, out.stats.n_accepted, out.finish)

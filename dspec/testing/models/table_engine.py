@@ -7,6 +7,7 @@ import numpy as np
 
 from dspec.backends.numpy import NumpyOps, TableDrafter, TableTarget
 from dspec.batching import batch_of
+from dspec.core.tree import Tree
 from dspec.core.types import Draft, Scores
 from dspec.engine import Engine
 from dspec.errors import ConfigError, explain
@@ -82,6 +83,10 @@ class DeviceTarget:
         self.eos_ids = inner.eos_ids
         self.vocab_size, self.max_positions = inner.vocab_size, inner.max_positions
 
+    def check_trees(self) -> None:
+        """Raise if the numpy model reads no trees."""
+        self.inner.check_trees()
+
     def session(self, *, layer_ids: Sequence[int] = (), capacity: int = 0) -> "DeviceTargetSession":
         """Return an empty session."""
         return DeviceTargetSession(self.inner.session(layer_ids=layer_ids, capacity=capacity), self.ops)
@@ -113,6 +118,14 @@ class DeviceTargetSession:
     def score(self, anchor: int, draft_tokens: Any) -> Scores:
         """Read anchor and drafts."""
         return _on_device(self._inner.score(anchor, _to_numpy(draft_tokens, self._ops)), self._ops)
+
+    def score_tree(self, anchor: int, tree: Tree) -> Scores:
+        """Read the anchor and the nodes of a tree."""
+        return _on_device(self._inner.score_tree(anchor, tree), self._ops)
+
+    def keep(self, path: Sequence[int]) -> Any:
+        """Commit the anchor and these nodes."""
+        return self._inner.keep(path)
 
     def rewind(self, length: int) -> None:
         """Forget every position >= length."""
@@ -180,8 +193,8 @@ class DeviceDrafterSession:
         """Committed context positions."""
         return int(self._inner.length)
 
-    def propose(self, anchor: int, position: int, features: Any, rule: Any) -> Draft:
-        """Return K drafts after the anchor."""
+    def propose(self, anchor: int, position: int, features: Any, rule: Any) -> Any:
+        """Return K drafts after the anchor, or the tree that the rule makes."""
         return _proposed(self._inner, (anchor, position, features), rule, self._ops)
 
     def rewind(self, length: int) -> None:
@@ -229,16 +242,20 @@ def _on_device(scores: Scores, ops: Any) -> Scores:
     return Scores(ops.from_host(scores.logits.astype(np.float32)), scores.features)
 
 
-def _proposed(inner: Any, asked: tuple[Any, ...], rule: Any, ops: Any, **rows: int) -> Draft:
-    """Return what a session of numpy proposes, its rule seeing the backend's arrays."""
+def _proposed(inner: Any, asked: tuple[Any, ...], rule: Any, ops: Any, **rows: int) -> Any:
+    """Return what a session of numpy proposes, its rule seeing the backend's arrays; a tree has none."""
 
-    def on_device(logits: Any, *first_slot: int) -> Draft:
+    def on_device(logits: Any, *first_slot: int) -> Any:
         # Not ascontiguousarray alone: a drafter may hand out a view of what it writes into again.
         draft = rule(ops.from_host(logits.astype(np.float32, order="C")), *first_slot)
+        if isinstance(draft, Tree):
+            return draft
         probs = None if draft.probs is None else _to_numpy(draft.probs, ops, np.float32)
         return Draft(_to_numpy(draft.tokens, ops), probs)
 
     draft = inner.propose(*asked, on_device, **rows)
+    if isinstance(draft, Tree):
+        return draft
     probs = None if draft.probs is None else ops.from_host(draft.probs)
     return Draft(ops.from_host(draft.tokens), probs)
 

@@ -5,7 +5,6 @@ the survey of field bugs that they stand for. Array specimens are in `dspec.test
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -22,7 +21,8 @@ from dspec.testing.models.loop import (
     verifier,
     whole_block,
 )
-from dspec.testing.models.worlds import LIES, World, mixed_worlds
+from dspec.testing.models.worlds import LIES, World
+from dspec.testing.specimens.blocks import BLOCK_CONTROLS, BLOCK_MUTANTS
 from dspec.testing.specimens.siblings import (
     Siblings,
     likeliest,
@@ -30,6 +30,8 @@ from dspec.testing.specimens.siblings import (
     unconditional,
     without_replacement,
 )
+from dspec.testing.specimens.specimen import Specimen
+from dspec.testing.specimens.trees import TREE_CONTROLS, TREE_MUTANTS
 
 HALF = Fraction(1, 2)
 
@@ -162,31 +164,6 @@ def _no_position(purpose: str, position: int, index: int) -> tuple[Any, ...]:
     return (purpose, 0, index)
 
 
-@dataclass(frozen=True)
-class Specimen:
-    """One sampler with what is known of it.
-
-    Args:
-        name: what it does.
-        sampler: to give to `check_exact_law`.
-        wrong: whether the check must fail.
-        number: of the field bug in the survey, "m1" to "m3" for several drafts; 0 for none.
-        warps: settings (names in `worlds.WARPS`) in which it is checked.
-        lies: of the drafter (names in `worlds.LIES`, "" for honest) in its worlds.
-    """
-
-    name: str
-    sampler: Callable[..., tuple[int, ...]]
-    wrong: bool = True
-    number: int | str = 0
-    warps: tuple[str, ...] = ("plain",)
-    lies: tuple[str, ...] = ("",)
-
-    def worlds(self, *, seed: int = 1, size: int = 1) -> list[World]:
-        """Return the worlds in which it is checked: 9 * size."""
-        return mixed_worlds(seed=seed, warps=self.warps, size=size, lies=self.lies)
-
-
 def _wrong(number: int, name: str, *, warps: tuple[str, ...] = ("plain",), **parts: Any) -> Specimen:
     return Specimen(name, Loop(**parts), True, number, warps)
 
@@ -269,6 +246,8 @@ MUTANTS: list[Specimen] = [
     _several("m2", "drafts without replacement, unconditional q", children=unconditional),
     _several("m3", "likeliest drafts with a soft q", children=soft_likeliest),
     *[_lying(lie) for lie in LIES],
+    *BLOCK_MUTANTS,
+    *TREE_MUTANTS,
 ]
 
 CONTROLS: list[Specimen] = [
@@ -292,4 +271,6 @@ CONTROLS: list[Specimen] = [
     _several(0, "drafts without replacement, conditional q", wrong=False, children=without_replacement),
     _several(0, "likeliest drafts, one-hot", wrong=False, children=likeliest),
     _right("greedy", verify=_greedy_by(argmax), **GREEDY),
+    *BLOCK_CONTROLS,
+    *TREE_CONTROLS,
 ]

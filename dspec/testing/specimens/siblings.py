@@ -1,7 +1,7 @@
 """Several drafts for one place, tried one after another: right and wrong, on a world's first drafter row.
 
-The library has no such verifier yet; these stand for the field's, so that the checks are known to see
-their faults and to let the right ones pass.
+No policy of the library's loop does it; these stand for the field's loops, so that enumeration is known to
+see their faults and to let the right ones pass. `faulty_slots` has the verifiers of one slot on arrays.
 """
 
 from collections.abc import Callable
