@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dspec.backends.batch_judge import BatchJudge, NoDrafterBatch
+from dspec.backends.draft_arrays import CutDrafter
 from dspec.backends.judge import RequestJudge
 from dspec.backends.protocol import ArrayOps
 from dspec.backends.tree_judge import RequestTreeJudge
@@ -38,23 +39,26 @@ def batch_of(model: Any) -> Any:
 
 
 def alike(jobs: Sequence[Job]) -> list[list[int]]:
-    """Return the places of jobs that can share a batch: those that draft blocks, trees, or nothing.
+    """Return the places of jobs that can share a batch: of one block length, of trees, or of no drafts.
 
     Args:
         jobs: in the order asked.
     """
-    kinds: dict[tuple[bool, bool], list[int]] = {}
+    kinds: dict[tuple[bool, bool, bool, int], list[int]] = {}
     for i, job in enumerate(jobs):
-        kinds.setdefault((job.drafter is None, isinstance(job.judge, RequestTreeJudge)), []).append(i)
+        tree, drafting = isinstance(job.judge, RequestTreeJudge), job.drafting
+        kind = (job.drafter is None, tree, drafting.auto is not None, drafting.block or 0)
+        kinds.setdefault(kind, []).append(i)
     return [kinds[kind] for kind in sorted(kinds)]
 
 
 def open_batch(target: Any, ops: ArrayOps, jobs: Sequence[Job], rows: int) -> tuple[Any, Any] | None:
     """Return sessions of several requests, of target and drafter; None: the models have none.
 
-    A tree pass reads one request: its mask is its own.
+    A tree pass reads one request: its mask is its own. Rows of a pass share its width, so that a request
+    that chooses its draft length by what stood in its own passes is decoded alone (DL-13).
 
-    Spec: DL-12.
+    Spec: DL-12, DL-13.
 
     Args:
         target: model of all jobs.
@@ -62,7 +66,7 @@ def open_batch(target: Any, ops: ArrayOps, jobs: Sequence[Job], rows: int) -> tu
         jobs: alike.
         rows: requests side by side.
     """
-    if any(isinstance(job.judge, RequestTreeJudge) for job in jobs):
+    if any(isinstance(job.judge, RequestTreeJudge) or job.drafting.auto is not None for job in jobs):
         return None
     drafter, capacity = jobs[0].drafter, max(job.capacity for job in jobs)
     of_target, of_drafter = batch_of(target), batch_of(drafter)
@@ -75,7 +79,10 @@ def open_batch(target: Any, ops: ArrayOps, jobs: Sequence[Job], rows: int) -> tu
     if drafter is None:
         return opened, NoDrafterBatch(ops, rows)
     beside = of_drafter(target, rows=rows, capacity=capacity)
-    return None if beside is None else (opened, beside)
+    if beside is None:
+        return None
+    block = jobs[0].drafting.block
+    return opened, beside if block is None else CutDrafter(beside, block)
 
 
 def batch_chunks(

@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -119,7 +118,9 @@ class _Bench:
         return scores
 
     def _draft(self, position: int) -> None:
-        rule = partial(draft_tokens, policy=GREEDY, sampling=Sampling(), uniforms=None, xp=self._ops.xp)
+        def rule(logits: Any, first_slot: int = 0) -> Draft:
+            return draft_tokens(logits, GREEDY, Sampling(), None, xp=self._ops.xp)
+
         draft = self._drafter.propose(self._anchor, position, self._features, rule)  # type: ignore[union-attr]
         self._ops.to_host(draft.tokens)
 
