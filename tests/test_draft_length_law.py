@@ -156,9 +156,7 @@ def test_counts_and_caches_of_cut_passes():
     judge = ExactJudge(POLICIES["rejection"], lambda *key: 0.5, 2)
     length = Scripted(lambda history: (2, 0, 1, 0)[len(history) % 4])
     position, asked = len(world.prompt), 0
-    steps = decode(
-        target, drafter, judge, world.prompt, Limits(14), one_pass=CutPass(length, ListArrays())
-    )
+    steps = decode(target, drafter, judge, world.prompt, Limits(14), one_pass=CutPass(length, ListArrays()))
     next(steps)
     for i, step in enumerate(steps):
         assert step.n_drafted == (2, 0, 1, 0)[i % 4] >= step.n_accepted

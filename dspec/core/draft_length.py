@@ -8,8 +8,8 @@ from dspec.errors import ConfigError, explain
 
 # What a slot is taken to be worth before anything was seen, and how many passes that counts for.
 PRIOR, PRIOR_PASSES = 0.6, 4.0
-# Weight that a pass keeps after each later one: half of what is known is from the last 17 passes.
-MEMORY = 0.96
+# Weight that a drafting pass keeps after each later one: half of what is known is from the last 11.
+MEMORY = 0.94
 # Passes without drafts after which one drafts again. At 16 a wrong try costs at most a sixteenth of a pass's
 # excess; the features that wait for the drafter meanwhile are as many rows.
 IDLE_PASSES = 16
@@ -66,7 +66,8 @@ class AutoLength:
 
     It counts, slot by slot, how often a slot was reached and stood, forgetting exponentially so as to
     follow the text; a slot that was seen little is taken to be like the others. Where no draft pays none
-    is verified, and after some such passes one drafts again, so that acceptance stays measured.
+    is verified, and after some such passes one drafts again, so that acceptance stays measured: and then
+    the next one too, as long as each emits what its cost would have emitted without drafts.
 
     Spec: DL-13.
 
@@ -121,7 +122,9 @@ class AutoLength:
         if n_drafted == 0:
             self._idle += 1
             return
-        self._idle = 0
+        # A try that paid is followed by another: at one in so many passes a better text would be seen late.
+        paid = (n_accepted + 1) * self._costs.of(0) >= self._costs.of(n_drafted)
+        self._idle = self._idle_passes if paid else 0
         for slot in range(len(self._reached)):
             reached, stood = slot < n_drafted and slot <= n_accepted, slot < n_accepted
             self._reached[slot] = self._memory * self._reached[slot] + reached

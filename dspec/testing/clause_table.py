@@ -92,7 +92,7 @@ BY_PYTEST = {
     "DL-11": "tests/test_tree_sessions.py",  # masks and positions of real models
     "DL-10": "tests/test_replay_law.py",  # about texts that are there already: nothing is decoded
     "DL-12": "tests/test_batch.py",  # about many requests and the rows they share
-    "DL-13": "tests/test_draft_length_law.py",  # the checks decode whole blocks; cut ones are enumerated there
+    "DL-13": "tests/test_draft_length_law.py",  # the checks decode whole blocks
     # What decides without a law, and what only models on disk and whole requests show.
     "RN-6": "tests/test_block_engine.py",
     "SS-1": "tests/test_block_models.py",
