@@ -10,9 +10,9 @@ from dspec.errors import ConfigError, explain
 PRIOR, PRIOR_PASSES = 0.6, 4.0
 # Weight that a drafting pass keeps after each later one: half of what is known is from the last 11.
 MEMORY = 0.94
-# Passes without drafts after which one drafts again. At 16 a wrong try costs at most a sixteenth of a pass's
-# excess; the features that wait for the drafter meanwhile are as many rows.
-IDLE_PASSES = 16
+# Passes without drafts after which one drafts again. On one CPU thread a try cost 1.9 plain passes: at 16 a
+# hopeless drafter cost a tenth of the speed, at 32 half of that. As many rows of features wait for the drafter.
+IDLE_PASSES = 32
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,10 +31,11 @@ def measure_passes(
     new_tokens: Sequence[int] = NEW_TOKENS,
     repetitions: int = 15,
     clock: Clock = perf_counter,
+    typical: Callable[[Sequence[float]], float] = median,
 ) -> PassTimes:
     """Time the target's pass over n new tokens after a context, the verdict, and a proposal.
 
-    Medians over repetitions, in each of which every pass is timed once: a machine that slows down slows
+    Medians, or what `typical` says, over repetitions, in each of which every pass is timed once: a machine that slows down slows
     all of them. A pass ends when one of its numbers has reached the host.
 
     Args:
@@ -43,6 +44,7 @@ def measure_passes(
         new_tokens: n of each pass; 1 and the drafter's block size are always among them.
         repetitions: timed, after some that are not.
         clock: seconds; of the process alone where others share its processor.
+        typical: time of several; `min` where there are too few for a median to shed what others took.
 
     Returns:
         The times.
@@ -61,7 +63,7 @@ def measure_passes(
         for part, seconds in bench.round().items():
             if number >= WARM_UP:
                 found[part].append(seconds)
-    middle = {part: median(seconds) for part, seconds in found.items()}
+    middle = {part: typical(seconds) for part, seconds in found.items()}
     return PassTimes(
         context=len(context),
         verify={n: middle["verify", n] for n in sizes},
