@@ -5,6 +5,7 @@ from typing import Any
 
 from dspec.backends.batch_judge import BatchJudge, NoDrafterBatch
 from dspec.backends.draft_arrays import CutDrafter
+from dspec.backends.draft_window import WindowedDrafter
 from dspec.backends.judge import RequestJudge
 from dspec.backends.protocol import ArrayOps
 from dspec.backends.tree_judge import RequestTreeJudge
@@ -47,7 +48,8 @@ def alike(jobs: Sequence[Job]) -> list[list[int]]:
     kinds: dict[tuple[bool, bool, bool, int], list[int]] = {}
     for i, job in enumerate(jobs):
         tree, drafting = isinstance(job.judge, RequestTreeJudge), job.drafting
-        kind = (job.drafter is None, tree, drafting.auto is not None, drafting.block or 0)
+        alone = drafting.auto is not None or isinstance(job.drafter, WindowedDrafter)
+        kind = (job.drafter is None, tree, alone, drafting.block or 0)
         kinds.setdefault(kind, []).append(i)
     return [kinds[kind] for kind in sorted(kinds)]
 
@@ -67,6 +69,8 @@ def open_batch(target: Any, ops: ArrayOps, jobs: Sequence[Job], rows: int) -> tu
         rows: requests side by side.
     """
     if any(isinstance(job.judge, RequestTreeJudge) or job.drafting.auto is not None for job in jobs):
+        return None
+    if any(isinstance(job.drafter, WindowedDrafter) for job in jobs):
         return None
     drafter, capacity = jobs[0].drafter, max(job.capacity for job in jobs)
     of_target, of_drafter = batch_of(target), batch_of(drafter)

@@ -21,9 +21,11 @@ NAMES: dict[str, type[Any]] = {
     "wino": Wino,
 }
 BLOCK = (Diffusion, SelfSpeculative, Wino)  # decoders of block-diffusion models alone
+PANELS = {"block": "Drafted blocks", "draft_window": "Drafted blocks", "budget": "Draft trees"}
 EDIT = {"edit_threshold": ("threshold", float), "edit_passes": ("max_passes", int)}
 HELP = {
     "block": "Drafts that a pass verifies: a number, or auto (speculative; needs a drafter).",
+    "draft_window": "Context positions that the drafter reads: the last so many (speculative).",
     "budget": "Nodes of a tree, the anchor not counted (tree; needs a drafter).",
     "block_size": "Positions a block.",
     "exact": "Keep the block-size-one law (--exact); --hybrid verifies where the route says so.",
@@ -81,7 +83,11 @@ def with_decoder_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def _kinds() -> dict[str, type]:
     """Every option's type, in the order of `HELP`."""
-    kinds: dict[str, type] = {"block": str, **{name: kind for name, (_, kind) in EDIT.items()}}
+    kinds: dict[str, type] = {
+        "block": str,
+        "draft_window": int,
+        **{name: kind for name, (_, kind) in EDIT.items()},
+    }
     for decoder in (Tree, *BLOCK):
         for name, hint in get_type_hints(decoder).items():
             if name in HELP:
@@ -92,7 +98,7 @@ def _kinds() -> dict[str, type]:
 def _option(name: str, kind: type) -> inspect.Parameter:
     flag = "--" + name.replace("_", "-")
     names = {"exact": "--exact/--hybrid"}.get(name, f"{flag}/--no-{flag[2:]}" if kind is bool else flag)
-    panel = {"block": "Draft length", "budget": "Draft trees"}.get(name, "Block diffusion")
+    panel = PANELS.get(name, "Block diffusion")
     option = typer.Option(None, names, help=HELP[name], show_default=False, rich_help_panel=panel)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=kind | None)
 

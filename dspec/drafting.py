@@ -58,6 +58,26 @@ def drafting_of(decoder: Any, engine: "Engine", known: dict[int, Costs]) -> Draf
     return Drafting(auto=AutoLength(costs))
 
 
+def windowed(drafter: Any, window: int | None) -> Any:
+    """Return the drafter with its view cut to the last positions, or as it is.
+
+    Spec: RS-3.
+
+    Args:
+        drafter: of an engine.
+        window: context positions that a block sees; None: all.
+
+    Raises:
+        ConfigError: a drafter that has no such view.
+    """
+    if window is None:
+        return drafter
+    if not hasattr(drafter, "windowed"):
+        needed = f"None: {type(drafter).__name__} cannot cut what it reads"
+        raise ConfigError(explain("draft_window", window, needed, clause="RS-3"))
+    return drafter.windowed(window)
+
+
 def measure_costs(engine: "Engine") -> Costs:
     """Time passes over 1..K + 1 tokens, powers of two and straight lines between, and a proposal.
 

@@ -15,7 +15,7 @@ from dspec.core.decode import Limits, Pass, block_pass, decode
 from dspec.core.draft_length import Costs
 from dspec.core.tree_decode import tree_pass
 from dspec.decoders import Autoregressive, Speculative, Tree
-from dspec.drafting import drafting_of
+from dspec.drafting import drafting_of, windowed
 from dspec.errors import ConfigError, NumericsError, explain
 from dspec.generation import Chunk, Generation
 from dspec.job import Job
@@ -188,7 +188,9 @@ class Engine:
             raise ConfigError(explain("decoder", decoder, "a drafter: this engine has none", remedy=remedy))
         if isinstance(decoder, Tree):
             self.target.check_trees()
-        return None if isinstance(decoder, Autoregressive) else self.drafter
+        if isinstance(decoder, Autoregressive) or self.drafter is None:
+            return None
+        return windowed(self.drafter, getattr(decoder, "draft_window", None))
 
     def _jobs(self, prompts: Sequence[Any], requests: Sequence[Request]) -> list[Job]:
         return [

@@ -13,13 +13,16 @@ AUTO = "auto"
 class Speculative:
     """Draft a block, verify it, or its first drafts, in one target pass: exact.
 
-    Spec: RS-18, DL-13.
+    Spec: RS-3, RS-18, DL-13.
 
     Args:
         policy: "one_hot" (default), "rejection", "block", "sample_match" or "greedy"; see core.policies.
         block: drafts that a pass verifies, from 1 to the drafter's K; None: all K. "auto": as many as pay,
             from how many stood in earlier passes of the request and what passes cost; such requests are
             decoded one after another, not side by side.
+        draft_window: W; the drafter reads the last W positions of its context only, which is cheaper where
+            the text is long, and changes how many drafts stand alone (RS-3). None: all. Such requests are
+            decoded one after another, too.
         costs: of passes, for block="auto"; None: measured once an engine, so that two runs may choose other
             lengths, and emit other tokens of the same law.
 
@@ -36,12 +39,17 @@ class Speculative:
     policy: str | None = None
     block: int | str | None = None
     costs: Costs | None = None
+    draft_window: int | None = None
 
     def __post_init__(self) -> None:
         if self.block is not None and not (isinstance(self.block, str) and self.block == AUTO):
             needed = "an integer >= 1, 'auto' or None"
             block = read_integer("block", self.block, 1, 2**31, needed, clause="DL-13")
             object.__setattr__(self, "block", block)
+        if self.draft_window is not None:
+            needed = "an integer >= 1, or None"
+            window = read_integer("draft_window", self.draft_window, 1, 2**31, needed, clause="RS-3")
+            object.__setattr__(self, "draft_window", window)
         if not isinstance(self.costs, (Costs, type(None))):
             needed = "dspec.decoders.Costs(...) or None"
             raise ConfigError(explain("costs", repr(self.costs), needed, clause="DL-13"))

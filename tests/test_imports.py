@@ -15,6 +15,7 @@ RUN = ("acceptance", "interrupt", "progress", "results", "schedule", "supervisio
 # What the rooms share; the rooms themselves never import each other.
 SHARED = ("examples", "extent", "foreign", "hub", "judge", "layer_ids", "learner", "model_config")
 SHARED += ("batch_checks", "batch_judge", "block_checks", "block_pass", "draft_arrays", "table_batch")
+SHARED += ("draft_window",)
 SHARED += (
     "override",
     "tree_judge",

@@ -11,7 +11,7 @@ PRIOR, PRIOR_PASSES = 0.6, 4.0
 # Weight that a drafting pass keeps after each later one: half of what is known is from the last 11.
 MEMORY = 0.94
 # Passes without drafts after which one drafts again. On one CPU thread a try cost 1.9 plain passes: at 16 a
-# hopeless drafter cost a tenth of the speed, at 32 half of that. As many rows of features wait for the drafter.
+# hopeless drafter cost a tenth of the speed, at 32 half of that. As many rows of features wait meanwhile.
 IDLE_PASSES = 32
 
 

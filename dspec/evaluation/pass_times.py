@@ -35,8 +35,8 @@ def measure_passes(
 ) -> PassTimes:
     """Time the target's pass over n new tokens after a context, the verdict, and a proposal.
 
-    Medians, or what `typical` says, over repetitions, in each of which every pass is timed once: a machine that slows down slows
-    all of them. A pass ends when one of its numbers has reached the host.
+    Medians, or what `typical` says, over repetitions, in each of which every pass is timed once: a machine
+    that slows down slows all of them. A pass ends when one of its numbers has reached the host.
 
     Args:
         engine: without a drafter a proposal takes no time.
