@@ -1,11 +1,13 @@
 """Draft lengths of requests: what is chosen, what stays the same, what is refused."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dspec import drafting
+from dspec import cli, drafting
 from dspec.backends.numpy import NumpyOps, TableDrafter, TableTarget
 from dspec.cli_decoders import build_decoder, parse_decoder
 from dspec.core.draft_length import IDLE_PASSES, AutoLength, Costs
@@ -18,6 +20,7 @@ from tests import tiny_models
 from tests.tiny_drafters import config_for, fresh
 
 pytestmark = pytest.mark.clause("DL-13")
+GOLDEN = Path(__file__).parent / "golden" / "dflash_tiny"
 V, K = 6, 4
 PROMPT = [0, 1]
 FLAT = Costs(verify=(1.0,) * (K + 1), draft=0.3)  # a wide pass costs what a narrow one does
@@ -201,6 +204,19 @@ def test_greedy_output_of_tiny_models_is_that_of_plain_decoding(room):
         assert set(outs[0].stats.n_drafted) == {block}
 
 
+@pytest.mark.clause("RS-10")
+@pytest.mark.parametrize("policy", ("one_hot", "rejection", "block", "sample_match"))
+def test_sampled_passes_of_tiny_models_of_every_length(room, policy):
+    """From no drafts to all of them, by every policy's verdict on the room's arrays; the same again."""
+    engine = tiny_engine(room)
+    slots = engine.drafter.block_size - 1
+    costs = Costs(verify=tuple(1 + 0.1 * k for k in range(slots + 1)), draft=0.05)
+    settings = {"max_new_tokens": 40, "temperature": 1.0, "seed": 5, "ignore_eos": True}
+    outs = [engine.generate([5, 9, 2], decoder=auto(costs, policy=policy), **settings) for _ in "ab"]
+    assert outs[0].tokens == outs[1].tokens and len(outs[0].tokens) == 40
+    assert {0, slots} <= set(outs[0].stats.n_drafted)
+
+
 def tiny_engine(room):
     target = tiny_models.opened("qwen3", room)
     drafter = fresh(room, config_for(target))
@@ -252,3 +268,16 @@ def test_the_command_line_names_lengths():
         build_decoder("speculative", {"block": "many"})
     with pytest.raises(ConfigError, match=r"--block: got '3' with --decoder tree|--block: got 3 with"):
         build_decoder("tree", {"block": "3"})
+
+
+def test_lengths_at_the_command_line(capsys):
+    words = ["generate", str(GOLDEN / "target"), "--prompt-ids", "101 101 100", "--json", "--backend", "cpu"]
+    words += ["--max-new-tokens", "24", "--ignore-eos"]
+    assert cli.run(words) == 0
+    plain = json.loads(capsys.readouterr().out)["tokens"]
+    words += ["--drafter", str(GOLDEN / "drafter"), "--decoder", "speculative"]
+    for more in (["--block", "auto"], ["--block", "2"], ["--draft-window", "4"]):
+        assert cli.run([*words, *more]) == 0
+        assert json.loads(capsys.readouterr().out)["tokens"] == plain
+    assert cli.run([*words, "--block", "99"]) == 2
+    assert "block: got 99; needs at most" in capsys.readouterr().err
