@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dspec.backends.batch_judge import BatchJudge, NoDrafterBatch
+from dspec.backends.draft_arrays import CutDrafter
+from dspec.backends.draft_window import WindowedDrafter
 from dspec.backends.judge import RequestJudge
 from dspec.backends.protocol import ArrayOps
 from dspec.backends.tree_judge import RequestTreeJudge
@@ -38,23 +40,27 @@ def batch_of(model: Any) -> Any:
 
 
 def alike(jobs: Sequence[Job]) -> list[list[int]]:
-    """Return the places of jobs that can share a batch: those that draft blocks, trees, or nothing.
+    """Return the places of jobs that can share a batch: of one block length, of trees, or of no drafts.
 
     Args:
         jobs: in the order asked.
     """
-    kinds: dict[tuple[bool, bool], list[int]] = {}
+    kinds: dict[tuple[bool, bool, bool, int], list[int]] = {}
     for i, job in enumerate(jobs):
-        kinds.setdefault((job.drafter is None, isinstance(job.judge, RequestTreeJudge)), []).append(i)
+        tree, drafting = isinstance(job.judge, RequestTreeJudge), job.drafting
+        alone = drafting.auto is not None or isinstance(job.drafter, WindowedDrafter)
+        kind = (job.drafter is None, tree, alone, drafting.block or 0)
+        kinds.setdefault(kind, []).append(i)
     return [kinds[kind] for kind in sorted(kinds)]
 
 
 def open_batch(target: Any, ops: ArrayOps, jobs: Sequence[Job], rows: int) -> tuple[Any, Any] | None:
     """Return sessions of several requests, of target and drafter; None: the models have none.
 
-    A tree pass reads one request: its mask is its own.
+    A tree pass reads one request: its mask is its own. Rows of a pass share its width, so that a request
+    that chooses its draft length by what stood in its own passes is decoded alone (DL-13).
 
-    Spec: DL-12.
+    Spec: DL-12, DL-13.
 
     Args:
         target: model of all jobs.
@@ -62,18 +68,21 @@ def open_batch(target: Any, ops: ArrayOps, jobs: Sequence[Job], rows: int) -> tu
         jobs: alike.
         rows: requests side by side.
     """
-    if any(isinstance(job.judge, RequestTreeJudge) for job in jobs):
+    if any(isinstance(job.judge, RequestTreeJudge) or job.drafting.auto is not None for job in jobs):
+        return None
+    if any(isinstance(job.drafter, WindowedDrafter) for job in jobs):
         return None
     capacity = max(job.capacity for job in jobs)
-    return open_rows(target, jobs[0].drafter, ops, rows=rows, capacity=capacity)
+    cut = {"block": jobs[0].drafting.block}
+    return open_rows(target, jobs[0].drafter, ops, rows=rows, capacity=capacity, **cut)
 
 
 def open_rows(
-    target: Any, drafter: Any, ops: ArrayOps, *, rows: int, capacity: int
+    target: Any, drafter: Any, ops: ArrayOps, *, rows: int, capacity: int, block: int | None = None
 ) -> tuple[Any, Any] | None:
     """Return empty sessions of some rows, of target and drafter; None: the models have none.
 
-    Spec: DL-12.
+    Spec: DL-12, DL-13.
 
     Args:
         target: a model.
@@ -81,6 +90,7 @@ def open_rows(
         ops: array operations of their backend.
         rows: requests side by side.
         capacity: positions of a row.
+        block: drafts of a pass that are verified; None: all.
     """
     of_target, of_drafter = batch_of(target), batch_of(drafter)
     if of_target is None or (drafter is not None and of_drafter is None):
@@ -92,7 +102,9 @@ def open_rows(
     if drafter is None:
         return opened, NoDrafterBatch(ops, rows)
     beside = of_drafter(target, rows=rows, capacity=capacity)
-    return None if beside is None else (opened, beside)
+    if beside is None:
+        return None
+    return opened, beside if block is None else CutDrafter(beside, block)
 
 
 def batch_chunks(

@@ -21,8 +21,11 @@ NAMES: dict[str, type[Any]] = {
     "wino": Wino,
 }
 BLOCK = (Diffusion, SelfSpeculative, Wino)  # decoders of block-diffusion models alone
+PANELS = {"block": "Drafted blocks", "draft_window": "Drafted blocks", "budget": "Draft trees"}
 EDIT = {"edit_threshold": ("threshold", float), "edit_passes": ("max_passes", int)}
 HELP = {
+    "block": "Drafts that a pass verifies: a number, or auto (speculative; needs a drafter).",
+    "draft_window": "Context positions that the drafter reads: the last so many (speculative).",
     "budget": "Nodes of a tree, the anchor not counted (tree; needs a drafter).",
     "block_size": "Positions a block.",
     "exact": "Keep the block-size-one law (--exact); --hybrid verifies where the route says so.",
@@ -80,10 +83,14 @@ def with_decoder_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def _kinds() -> dict[str, type]:
     """Every option's type, in the order of `HELP`."""
-    kinds: dict[str, type] = {name: kind for name, (_, kind) in EDIT.items()}
+    kinds: dict[str, type] = {
+        "block": str,
+        "draft_window": int,
+        **{name: kind for name, (_, kind) in EDIT.items()},
+    }
     for decoder in (Tree, *BLOCK):
         for name, hint in get_type_hints(decoder).items():
-            if name not in ("policy", "edit"):
+            if name in HELP:
                 kinds[name] = next(kind for kind in (get_args(hint) or (hint,)) if kind is not NoneType)
     return {name: kinds[name] for name in HELP}
 
@@ -91,7 +98,7 @@ def _kinds() -> dict[str, type]:
 def _option(name: str, kind: type) -> inspect.Parameter:
     flag = "--" + name.replace("_", "-")
     names = {"exact": "--exact/--hybrid"}.get(name, f"{flag}/--no-{flag[2:]}" if kind is bool else flag)
-    panel = "Draft trees" if name == "budget" else "Block diffusion"
+    panel = PANELS.get(name, "Block diffusion")
     option = typer.Option(None, names, help=HELP[name], show_default=False, rich_help_panel=panel)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=kind | None)
 
@@ -123,7 +130,9 @@ def build_decoder(name: str | None, options: Mapping[str, Any], policy: str | No
     editing = {EDIT[key][0]: values.pop(key) for key in tuple(EDIT) if key in values}
     if editing:
         values["edit"] = Editing(**editing)
-    known = {f.name for f in dataclasses.fields(kind)}
+    if str(values.get("block", "")).isdecimal():
+        values["block"] = int(values["block"])
+    known = {f.name for f in dataclasses.fields(kind)} - {"costs"}  # several numbers: of the Python API alone
     if policy is not None and "policy" in known:
         values["policy"] = policy
     for key in values:

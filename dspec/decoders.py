@@ -3,30 +3,17 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
+from dspec.core.draft_length import Costs as Costs
 from dspec.core.estimates import Estimator
 from dspec.core.routing import Route
 from dspec.core.selection import Selection
 from dspec.core.settings import read_integer, read_number
 from dspec.errors import ConfigError, explain
+from dspec.speculative_decoder import Speculative as Speculative
 from dspec.tree_decoder import Tree as Tree
 
 MASKS = {"cache_mask": ("block", "causal"), "draft_mask": ("block", "partially_causal")}
 COMMITS = ("fused", "separate", "always")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Speculative:
-    """Draft a block, verify it in one target pass.
-
-    Args:
-        policy: "one_hot" (default), "rejection", "block", "sample_match" or "greedy"; see core.policies.
-
-    Example:
-        >>> Speculative(policy="rejection").policy
-        'rejection'
-    """
-
-    policy: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,21 @@
 """The engine: a target, a drafter, and requests decoded with them."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
+from dspec.backends.draft_arrays import CutDrafter, DraftArrays
 from dspec.backends.judge import NoDrafter, RequestJudge, check_ids
 from dspec.backends.protocol import ArrayOps, DrafterModel, TargetModel
 from dspec.backends.tree_judge import RequestTreeJudge
 from dspec.batching import BATCH_SIZE, alike, batch_chunks, open_batch
+from dspec.core.cut_pass import CutPass
 from dspec.core.decode import Limits, Pass, block_pass, decode
+from dspec.core.draft_length import Costs
 from dspec.core.tree_decode import tree_pass
 from dspec.decoders import Autoregressive, Speculative, Tree
+from dspec.drafting import drafting_of, windowed
 from dspec.errors import ConfigError, NumericsError, explain
 from dspec.generation import Chunk, Generation
 from dspec.job import Job
@@ -28,7 +32,7 @@ class Engine:
 
     Every call opens its own sessions: requests share no state, and a failing one leaves none.
 
-    Spec: DL-1, DL-7, DL-8, DL-9, DL-11, DL-12, RS-8, RS-10, RS-13, RS-23.
+    Spec: DL-1, DL-7, DL-8, DL-9, DL-11, DL-12, DL-13, RS-8, RS-10, RS-13, RS-23.
 
     Args:
         target: the model whose law is kept.
@@ -39,6 +43,8 @@ class Engine:
     target: TargetModel
     drafter: DrafterModel | None
     ops: ArrayOps
+    # Costs of passes by K, measured once (DL-13); an engine made by `replace` measures its own.
+    _costs: dict[int, Costs] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def generate(
         self, prompt: Prompt | Sequence[Prompt], *, batch_size: int = BATCH_SIZE, **settings: Any
@@ -153,7 +159,7 @@ class Engine:
         return ids
 
     def _job(self, prompt: Any, request: Request, where: str = "prompt") -> Job:
-        """Check all that can be checked without a model pass."""
+        """Check all that can be checked without a pass, then measure the machine where it is asked for."""
         drafter = self._drafter_for(request.decoder)
         n_slots = 0 if drafter is None else drafter.block_size - 1
         stream = Stream(request.seed, request.number)
@@ -167,6 +173,7 @@ class Engine:
             judge=judge if budget is None else RequestTreeJudge(judge, budget),
             ahead=max(n_slots, budget or 0),
             drafter=drafter,
+            drafting=drafting_of(request.decoder, self, self._costs),
             text=open_text(self.target.tokenizer, request.stops),
         )
 
@@ -181,7 +188,9 @@ class Engine:
             raise ConfigError(explain("decoder", decoder, "a drafter: this engine has none", remedy=remedy))
         if isinstance(decoder, Tree):
             self.target.check_trees()
-        return None if isinstance(decoder, Autoregressive) else self.drafter
+        if isinstance(decoder, Autoregressive) or self.drafter is None:
+            return None
+        return windowed(self.drafter, getattr(decoder, "draft_window", None))
 
     def _jobs(self, prompts: Sequence[Any], requests: Sequence[Request]) -> list[Job]:
         return [
@@ -244,5 +253,9 @@ class Engine:
             drafter = job.drafter.session(self.target, capacity=job.capacity)
         if watch is not None:
             target, drafter = watch.target(target), watch.drafter(drafter)
-        one_pass = tree_pass if isinstance(job.judge, RequestTreeJudge) else block_pass
+        if job.drafting.block is not None:
+            drafter = CutDrafter(drafter, job.drafting.block)
+        one_pass: Any = tree_pass if isinstance(job.judge, RequestTreeJudge) else block_pass
+        if job.drafting.auto is not None:
+            one_pass = CutPass(job.drafting.auto, DraftArrays(self.ops))
         yield from decode(target, drafter, job.judge, job.ids, job.limits, one_pass=one_pass)

@@ -8,6 +8,7 @@ from dspec.backends.protocol import DrafterModel
 from dspec.backends.tree_judge import RequestTreeJudge
 from dspec.core.decode import Limits, Pass
 from dspec.core.stats import Stats
+from dspec.drafting import Drafting
 from dspec.generation import Chunk, Generation
 from dspec.text import TextStream, read_pieces
 
@@ -22,6 +23,7 @@ class Job:
         judge: its policy, settings and uniforms.
         ahead: most drafts of a pass.
         drafter: that drafts for it, or None.
+        drafting: how many of its drafts a pass verifies.
         text: that its tokens are fed to; None: the model has no tokenizer.
     """
 
@@ -30,6 +32,7 @@ class Job:
     judge: RequestJudge | RequestTreeJudge
     ahead: int
     drafter: DrafterModel | None
+    drafting: Drafting
     text: TextStream | None
 
     @property

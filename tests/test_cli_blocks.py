@@ -10,7 +10,7 @@ from dspec import cli
 from dspec.block_display import STYLES, show_block_stream
 from dspec.cli_decoders import BLOCK, HELP, parse_decoder
 from dspec.core.trace import KINDS
-from dspec.decoders import Diffusion, Editing, SelfSpeculative, Tree
+from dspec.decoders import Diffusion, Editing, SelfSpeculative, Speculative, Tree
 from dspec.errors import ConfigError
 from tests import block_models
 
@@ -111,7 +111,8 @@ def test_a_mistake_is_one_line_and_status_2(capsys, words, message):
 
 def test_every_field_of_a_decoder_is_an_option(capsys):
     out = run(capsys, "generate", "--help")[1].replace("\n", "")
-    names = {f.name for decoder in (Tree, *BLOCK) for f in dataclasses.fields(decoder)} - {"edit", "policy"}
+    decoders = (Speculative, Tree, *BLOCK)
+    names = {f.name for one in decoders for f in dataclasses.fields(one)} - {"edit", "policy", "costs"}
     assert names | {"edit_threshold", "edit_passes"} == set(HELP)
     for name in HELP:
         assert "--" + name.replace("_", "-") in out

@@ -12,6 +12,7 @@ ROOMS = ("core", "oracle")
 SINGLE = ("block_config", "errors", "rng", "config")
 WITHOUT = {
     "dspec.core.decode": "needs a target and a drafter session",
+    "dspec.core.cut_pass": "needs a target and a drafter session",
     "dspec.core.tree_decode": "needs a target and a drafter session",
     "dspec.core.denoising": "needs a session of a block-diffusion model",
     "dspec.core.self_speculation": "needs a session of a block-diffusion model",

@@ -14,8 +14,18 @@ HOST = {"numpy", "array_api_compat", "rich", "dspec.core", "dspec.config"}
 RUN = ("acceptance", "interrupt", "progress", "results", "schedule", "supervision")
 # What the rooms share; the rooms themselves never import each other.
 SHARED = ("examples", "extent", "foreign", "hub", "judge", "layer_ids", "learner", "model_config")
-SHARED += ("batch_checks", "batch_judge", "block_checks", "block_pass", "table_batch", "tree_judge")
-SHARED += ("override", "protocol", "run_state", "session_checks", "target_digest", "tokenizer", "training")
+SHARED += ("batch_checks", "batch_judge", "block_checks", "block_pass", "draft_arrays", "table_batch")
+SHARED += ("draft_window",)
+SHARED += (
+    "override",
+    "tree_judge",
+    "protocol",
+    "run_state",
+    "session_checks",
+    "target_digest",
+    "tokenizer",
+    "training",
+)
 SHARED += ("whole_batch", "written")
 BACKEND = {"numpy", "dspec.core", "dspec.io", "dspec.config", "dspec.rng", *(f"dspec.{name}" for name in RUN)}
 BACKEND |= {"dspec.block_config"}

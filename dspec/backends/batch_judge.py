@@ -62,7 +62,7 @@ class BatchJudge:
     Args:
         ops: the backend's array operations.
         judges: of the requests, each as it would decide alone.
-        n_slots: K, drafted slots of a pass.
+        n_slots: K, drafted slots of a pass before it is cut.
     """
 
     def __init__(self, ops: ArrayOps, judges: Sequence[RequestJudge], n_slots: int) -> None:
@@ -220,7 +220,9 @@ class BatchPass:
         own = Draft(group.pick(draft.tokens, xp=xp), probs)
         uniforms = None
         if group.policy is not GREEDY:
-            uniforms = Uniforms(group.pick(self._accept, xp=xp), group.pick(self._close, xp=xp))
+            k = draft.tokens.shape[1]  # a cut block has fewer slots than the drafter's, of the same keys
+            accept, close = group.pick(self._accept, xp=xp), group.pick(self._close, xp=xp)
+            uniforms = Uniforms(accept[:, :k], close[:, : k + 1])
         return judge(group.pick(scores.logits, xp=xp), own, group.policy, group.sampling, uniforms, xp=xp)
 
 

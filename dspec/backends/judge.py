@@ -22,14 +22,14 @@ class RequestJudge:
     The uniforms of a pass are made when it needs them, keyed by its anchor's position, and the
     greedy policy makes none.
 
-    Spec: RN-1, RN-2, RS-10, RS-13, DL-6.
+    Spec: RN-1, RN-2, RS-10, RS-13, DL-6, DL-13.
 
     Args:
         ops: the backend's array operations.
         policy: how to draft and verify.
         sampling: settings of the request.
         stream: key of its uniforms.
-        n_slots: K, drafted slots of a pass.
+        n_slots: K, drafted slots of a pass before it is cut.
     """
 
     ops: ArrayOps
@@ -61,12 +61,12 @@ class RequestJudge:
         return rule
 
     def verdict(self, scores: Scores, draft: Draft, position: int) -> tuple[int, Sequence[int]]:
-        """Return n_accepted and the K + 1 tokens on the host."""
-        uniforms = None
+        """Return n_accepted and the k + 1 tokens on the host, k <= K being the drafts given."""
+        uniforms, n_slots = None, draft.tokens.shape[1]  # k <= K; a slot's key does not depend on k
         if self.policy is not GREEDY:
             uniforms = Uniforms(
-                self._uniforms(Purpose.ACCEPT, position, (1, self.n_slots)),
-                self._uniforms(Purpose.CLOSE, position, (1, self.n_slots + 1, 2)),
+                self._uniforms(Purpose.ACCEPT, position, (1, n_slots)),
+                self._uniforms(Purpose.CLOSE, position, (1, n_slots + 1, 2)),
             )
         judge = self.ops.operation("judge")
         verdict = judge(scores.logits, draft, self.policy, self.sampling, uniforms, xp=self.ops.xp)

@@ -84,7 +84,8 @@ class TargetModel(Protocol):
 class DrafterModel(Protocol):
     """A loaded drafter: opens sessions beside a target.
 
-    It may have a method `batch(target, *, rows, capacity) -> DrafterBatch | None`, as a target may.
+    It may have a method `batch(target, *, rows, capacity) -> DrafterBatch | None`, as a target may, and one
+    `windowed(window) -> DrafterModel` that reads the last positions of its context only.
     """
 
     layer_ids: tuple[int, ...]  # the target layers whose output it reads

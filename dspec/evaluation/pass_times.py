@@ -26,11 +26,12 @@ def measure_passes(
     repetitions: int = 15,
     clock: Clock = perf_counter,
     rows: int = 1,
+    typical: Callable[[Sequence[float]], float] = median,
 ) -> PassTimes:
     """Time the target's pass over n new tokens after a context, the verdict, and a proposal.
 
-    Medians over repetitions, in each of which every pass is timed once: a machine that slows down slows
-    all of them. A pass ends when one of its numbers has reached the host.
+    Medians, or what `typical` says, over repetitions, in each of which every pass is timed once: a machine
+    that slows down slows all of them. A pass ends when one of its numbers has reached the host.
 
     Args:
         engine: without a drafter a proposal takes no time.
@@ -39,6 +40,7 @@ def measure_passes(
         repetitions: timed, after some that are not.
         clock: seconds; of the process alone where others share its processor.
         rows: B, requests side by side, all after the same context.
+        typical: time of several; `min` where there are too few for a median to shed what others took.
 
     Returns:
         The times.
@@ -54,7 +56,7 @@ def measure_passes(
         raise ConfigError(explain("pass times", got, "at least one of each"))
     check_length(len(context) + sizes[-1], engine.target.max_positions)
     sessions = Alone(engine, context, sizes) if rows == 1 else SideBySide(engine, context, sizes, rows)
-    middle = medians(_Bench(sessions, sizes, own, clock).round, repetitions)
+    middle = medians(_Bench(sessions, sizes, own, clock).round, repetitions, typical=typical)
     return PassTimes(
         context=len(context),
         verify={n: middle["verify", n] for n in sizes},
@@ -64,17 +66,23 @@ def measure_passes(
     )
 
 
-def medians(round_of: Callable[[], dict[tuple[str, int], float]], count: int) -> dict[tuple[str, int], float]:
-    """Return the median of each timed call over some rounds, after a few that do not count.
+def medians(
+    round_of: Callable[[], dict[tuple[str, int], float]],
+    count: int,
+    *,
+    typical: Callable[[Sequence[float]], float] = median,
+) -> dict[tuple[str, int], float]:
+    """Return the median of each timed call, or `typical` of it, over rounds after a few that do not count.
 
     Args:
         round_of: times every call once.
         count: rounds that count, >= 1.
+        typical: of several times.
     """
     for _ in range(WARM_UP):
         round_of()
     rounds = [round_of() for _ in range(count)]
-    return {call: median(one[call] for one in rounds) for call in rounds[0]}
+    return {call: typical([one[call] for one in rounds]) for call in rounds[0]}
 
 
 class _Bench:

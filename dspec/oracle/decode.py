@@ -21,6 +21,9 @@ Drafter = Callable[[tuple[int, ...], tuple[int, ...]], Law]
 UniformsOf = Callable[..., Any]
 """(purpose, anchor position, slot) -> uniforms in the form that `draw` takes."""
 
+Length = Callable[[tuple[int, ...], tuple[int, ...]], int]
+"""Tokens emitted so far, `n_emitted` of the passes so far -> drafts of the next pass."""
+
 
 @dataclass(frozen=True)
 class Generation:
@@ -84,14 +87,14 @@ def generate(
     uniforms: UniformsOf,
     *,
     prompt: tuple[int, ...],
-    num_drafts: int,
+    num_drafts: int | Length,
     max_new_tokens: int,
     eos: Collection[int] = (),
     draw: Draw = draw,
 ) -> Generation:
     """Return one generation.
 
-    Spec: DL-1, DL-2, DL-3, RN-1.
+    Spec: DL-1, DL-2, DL-3, DL-13, RN-1.
 
     Args:
         target: see `Target`.
@@ -99,7 +102,7 @@ def generate(
         policy: one of `dspec.oracle.policies.POLICIES`.
         uniforms: see `UniformsOf`; purposes "draft", "accept", "close".
         prompt: at least one token.
-        num_drafts: K >= 0.
+        num_drafts: K >= 0, or see `Length`.
         max_new_tokens: >= 1.
         eos: stop tokens.
         draw: map from a law and uniforms to a token.
@@ -119,10 +122,11 @@ def generate(
     while len(emitted) < max_new_tokens and not set(emitted) & set(eos):
         context = prompt + tuple(emitted)
         anchor = len(context) - 1
-        tokens, rows = propose(drafter, context, num_drafts, policy, uniforms, draw=draw)
-        targets = [target(context + tuple(tokens[:k])) for k in range(num_drafts + 1)]
-        accept = [uniforms("accept", anchor, slot) for slot in range(num_drafts)]
-        close = [uniforms("close", anchor, slot) for slot in range(num_drafts + 1)]
+        length = num_drafts if isinstance(num_drafts, int) else num_drafts(tuple(emitted), tuple(counts))
+        tokens, rows = propose(drafter, context, length, policy, uniforms, draw=draw)
+        targets = [target(context + tuple(tokens[:k])) for k in range(length + 1)]
+        accept = [uniforms("accept", anchor, slot) for slot in range(length)]
+        close = [uniforms("close", anchor, slot) for slot in range(length + 1)]
         block = policy.verify(targets, tokens, rows, accept, close, draw=draw)
         counts.append(len(block))
         emitted += block

@@ -159,18 +159,20 @@ class ContextCache:
         # One buffer a layer: a write into one array for all would make every layer wait for the last.
         self._buffers: list[tuple[mx.array, mx.array] | None] = [None] * n_layers
 
-    def write(self, layer: int, start: int, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+    def write(
+        self, layer: int, start: int, keys: mx.array, values: mx.array, *, first: int = 0
+    ) -> tuple[mx.array, mx.array]:
         """Write keys and values (1, heads, n, head_dim) at positions start..start + n - 1.
 
         Returns:
-            Views of keys and values at positions 0..start + n - 1.
+            Views of keys and values at positions first..start + n - 1.
         """
         end = start + keys.shape[2]
         # Made with the first write: left lazy by a thread, they could not be used in another.
         own_keys, own_values = self._buffers[layer] = self._buffers[layer] or (self._blank(), self._blank())
         own_keys[:, :, start:end] = keys
         own_values[:, :, start:end] = values
-        return own_keys[:, :, :end], own_values[:, :, :end]
+        return own_keys[:, :, first:end], own_values[:, :, first:end]
 
     def _blank(self) -> mx.array:
         return mx.zeros(self._shape, dtype=self._dtype)

@@ -11,6 +11,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
+from dspec.backends.draft_window import WindowedDrafter
 from dspec.backends.mlx.drafter_batch import DrafterBatch
 from dspec.backends.mlx.drafter_layers import DrafterLayer, Linear, Norm
 from dspec.backends.mlx.drafter_session import DrafterSession
@@ -166,6 +167,10 @@ class Drafter(nn.Module):
             ConfigError: no capacity, or another device.
         """
         return DrafterSession(self, target, capacity=capacity)
+
+    def windowed(self, window: int) -> WindowedDrafter:
+        """Return the same drafter, reading the last `window` positions of its context only (RS-3)."""
+        return WindowedDrafter(self, window)
 
     def batch(self, target: Target, *, rows: int, capacity: int) -> DrafterBatch:
         """Return an empty session of several requests beside a target.

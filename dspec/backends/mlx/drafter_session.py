@@ -43,6 +43,7 @@ class DrafterSession:
         config = drafter.config
         check_beside(drafter, target)
         self.length = 0
+        self.window: int | None = None  # context positions that a block sees; None: all
         self._drafter, self._target, self._capacity = drafter, target, capacity
         self._cache = ContextCache(
             n_layers=config.num_hidden_layers,
@@ -109,10 +110,11 @@ class DrafterSession:
             self._cache.write(i, self.length, *layer.self_attn.keys_values(context, rotation))
 
     def _read_block(self, hidden: mx.array, position: int) -> mx.array:
-        """Run the block's slots over context and block, all of which they may see."""
+        """Run the block's slots over context (its last `window` positions) and block, which they all see."""
         rotation = self._turn(position, hidden.shape[1])
+        first = 0 if self.window is None else max(0, position - self.window)
         for i, layer in enumerate(self._drafter.layers):
-            hidden = layer(hidden, rotation, partial(self._cache.write, i, position), None)
+            hidden = layer(hidden, rotation, partial(self._cache.write, i, position, first=first), None)
         return self._drafter.norm(hidden)
 
     def _turn(self, start: int, count: int) -> Rotation:

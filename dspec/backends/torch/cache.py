@@ -150,16 +150,18 @@ class ContextCache:
         self._keys = torch.empty(shape, dtype=dtype, device=device)
         self._values = torch.empty(shape, dtype=dtype, device=device)
 
-    def write(self, layer: int, start: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    def write(
+        self, layer: int, start: int, keys: Tensor, values: Tensor, *, first: int = 0
+    ) -> tuple[Tensor, Tensor]:
         """Write keys and values (1, heads, n, head_dim) at positions start..start + n - 1.
 
         Returns:
-            Views of keys and values at positions 0..start + n - 1.
+            Views of keys and values at positions first..start + n - 1.
         """
         end = start + keys.shape[2]
         self._keys[layer, :, :, start:end] = keys
         self._values[layer, :, :, start:end] = values
-        return self._keys[layer, :, :, :end], self._values[layer, :, :, :end]
+        return self._keys[layer, :, :, first:end], self._values[layer, :, :, first:end]
 
 
 def refuse_unless_rewindable(model: Any) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 from torch.utils.checkpoint import checkpoint
 
+from dspec.backends.draft_window import WindowedDrafter
 from dspec.backends.torch.drafter_batch import DrafterBatch
 from dspec.backends.torch.drafter_layers import DrafterLayer, Linear, Norm
 from dspec.backends.torch.drafter_session import DrafterSession
@@ -159,6 +160,10 @@ class Drafter(nn.Module):
             ConfigError: no capacity, or another device.
         """
         return DrafterSession(self, target, capacity=capacity)
+
+    def windowed(self, window: int) -> WindowedDrafter:
+        """Return the same drafter, reading the last `window` positions of its context only (RS-3)."""
+        return WindowedDrafter(self, window)
 
     def batch(self, target: Target, *, rows: int, capacity: int) -> DrafterBatch:
         """Return an empty session of several requests beside a target.

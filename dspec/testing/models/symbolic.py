@@ -119,4 +119,4 @@ class ExactJudge:
         close = [self.uniforms("close", position, slot) for slot in range(len(draft.tokens) + 1)]
         block = self.policy.verify(scores.logits, draft.tokens, rows, accept, close)
         self.counts.append(len(block))
-        return len(block) - 1, [*block, *[-1] * (self.num_drafts + 1 - len(block))]
+        return len(block) - 1, [*block, *[-1] * (len(draft.tokens) + 1 - len(block))]

@@ -1,0 +1,34 @@
+"""A drafter that reads the last positions of its context only."""
+
+from typing import Any
+
+
+class WindowedDrafter:
+    """A drafter whose sessions look back over so many context positions; all else is its own.
+
+    Keys and values of all positions are written as ever, and keep their positions: what is cut is the view
+    that a block reads, so that its attention costs no more at 100,000 positions than at W. Any law of the
+    drafter keeps the target's (RS-3). It has no batches: rows of unlike lengths would each need a view.
+
+    Spec: RS-3, DL-5.
+
+    Args:
+        drafter: of a room.
+        window: W, context positions that a block sees; >= 1.
+    """
+
+    def __init__(self, drafter: Any, window: int) -> None:
+        self._drafter, self.window = drafter, window
+        self.layer_ids: tuple[int, ...] = drafter.layer_ids
+
+    @property
+    def block_size(self) -> int:
+        """1 + K."""
+        size: int = self._drafter.block_size
+        return size
+
+    def session(self, target: Any, *, capacity: int) -> Any:
+        """Return an empty session beside a target, with the window set."""
+        session = self._drafter.session(target, capacity=capacity)
+        session.window = self.window
+        return session

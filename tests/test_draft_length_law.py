@@ -1,0 +1,168 @@
+"""Cut blocks keep the law: enumerated with lengths of history; and one cut by its own tokens does not."""
+
+from fractions import Fraction
+
+import pytest
+
+from dspec.core.cut_pass import CutPass
+from dspec.core.decode import Limits, decode
+from dspec.core.draft_length import AutoLength, Costs
+from dspec.core.types import Draft
+from dspec.oracle.decode import generate
+from dspec.oracle.policies import POLICIES
+from dspec.testing.checks.laws import check_exact_law
+from dspec.testing.models.symbolic import ExactDrafter, ExactJudge, ExactTarget
+from dspec.testing.models.worlds import make_worlds, mixed_worlds
+
+pytestmark = pytest.mark.clause("DL-13", "RS-1", "RS-3")
+SAMPLED = ("plain", "half", "third", "top_p", "top_k", "mixed")
+
+
+class ListArrays:
+    """`core.cut_pass.DraftArrays` of a world: tokens in lists; features are the target's whole cache."""
+
+    def nothing(self):
+        return Draft([], [])
+
+    def cut(self, draft, n_slots):
+        return Draft(draft.tokens[:n_slots], draft.probs[:n_slots])
+
+    def join(self, parts):
+        return parts[-1][0]
+
+
+class DoubtfulArrays(ListArrays):
+    """Wrong: ends the draft before a drawn token whose own probability is small."""
+
+    def cut(self, draft, n_slots):
+        doubtful = [q[x] < Fraction(1, 2) for x, q in zip(draft.tokens, draft.probs)]
+        return super().cut(draft, doubtful.index(True) if True in doubtful else n_slots)
+
+
+class Scripted:
+    """A length that is a function of what earlier passes drafted and accepted."""
+
+    def __init__(self, function):
+        self.function, self.history = function, []
+
+    def choose(self):
+        return self.function(self.history)
+
+    def observe(self, n_drafted, n_accepted):
+        self.history.append((n_drafted, n_accepted))
+
+
+class Watched(AutoLength):
+    """Notes the lengths chosen."""
+
+    seen = None
+
+    def choose(self):
+        chosen = super().choose()
+        self.seen.add(chosen)
+        return chosen
+
+
+def auto(seen):
+    def make():
+        # Two drafts pay while they stand and none after one failure; then the second pass drafts again.
+        length = Watched(Costs(verify=(1.0, 1.3, 1.6), draft=0.1), prior=0.9, idle_passes=1)
+        length.seen = seen
+        return length
+
+    return make
+
+
+LENGTHS = {
+    "none": lambda: Scripted(lambda history: 0),
+    "one": lambda: Scripted(lambda history: 1),
+    "alternate": lambda: Scripted(lambda history: len(history) % 3),
+    "after_success": lambda: Scripted(lambda history: min(2, 1 + history[-1][1]) if history else 1),
+    "after_failure": lambda: Scripted(lambda history: 2 - history[-1][1] if history else 2),
+}
+
+
+def sampler_of(policy, make, arrays=ListArrays):
+    def sampler(world, source):
+        judge = ExactJudge(POLICIES[policy], source, world.num_drafts)
+        one_pass = CutPass(make(), arrays())
+        limits = Limits(world.max_new_tokens, frozenset({world.eos}))
+        passes = decode(
+            ExactTarget(world), ExactDrafter(world), judge, world.prompt, limits, one_pass=one_pass
+        )
+        return tuple(token for step in passes for token in step.tokens)
+
+    return sampler
+
+
+def worlds_of(policy):
+    if policy == "greedy":
+        return mixed_worlds(seed=7, warps=("greedy", "ties"))
+    found = mixed_worlds(seed=7, warps=SAMPLED, size=1)
+    return [world for world in found if world.num_drafts == 2][:4] or found[:4]
+
+
+@pytest.mark.clause("RS-18", "RS-21", "DL-1", "DL-4")
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("name", LENGTHS)
+def test_lengths_of_history_keep_the_law(policy, name):
+    report = check_exact_law(sampler_of(policy, LENGTHS[name]), worlds_of(policy))
+    assert report.passed, report
+
+
+@pytest.mark.clause("RS-18", "RS-21")
+@pytest.mark.parametrize("policy", POLICIES)
+def test_lengths_by_acceptance_and_costs_keep_the_law(policy):
+    seen = set()
+    if policy == "greedy":  # one path a world: longer, to see lengths change
+        found = make_worlds(6, seed=11, num_drafts=2, max_new_tokens=12, warps=("greedy",))
+    else:
+        found = make_worlds(3, seed=11, num_drafts=2, max_new_tokens=4)
+    report = check_exact_law(sampler_of(policy, auto(seen)), found)
+    assert report.passed, report
+    assert len(seen) >= 2  # lengths changed within the runs
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_oracles_loop_keeps_the_law_with_lengths_of_history(policy):
+    def sampler(world, source):
+        def length(emitted, counts):
+            return (emitted[-1] + sum(counts)) % (world.num_drafts + 1)
+
+        loop = {**world.loop(), "num_drafts": length}
+        return generate(world.target, world.drafter, POLICIES[policy], source, **loop).tokens
+
+    assert check_exact_law(sampler, worlds_of(policy)).passed
+
+
+@pytest.mark.parametrize("policy", ("rejection", "block", "sampled_match"))
+def test_a_draft_dropped_for_its_probability_changes_the_law(policy):
+    found = make_worlds(6, seed=13, num_drafts=2, max_new_tokens=3)
+    honest, wrong = (
+        check_exact_law(sampler_of(policy, lambda: Scripted(lambda history: 2), arrays), found)
+        for arrays in (ListArrays, DoubtfulArrays)
+    )
+    assert honest.passed, honest
+    # The target's own draw does not look at the draft, so that no cut can bend it.
+    assert wrong.passed == (policy == "sampled_match")
+    if not wrong.passed:
+        assert "tv" in wrong.counterexample
+
+
+@pytest.mark.clause("DL-4", "DL-5", "DL-2")
+def test_counts_and_caches_of_cut_passes():
+    world = make_worlds(1, seed=2, num_drafts=2, max_new_tokens=14)[0]
+    target, drafter = ExactTarget(world), ExactDrafter(world)
+    judge = ExactJudge(POLICIES["rejection"], lambda *key: 0.5, 2)
+    length = Scripted(lambda history: (2, 0, 1, 0)[len(history) % 4])
+    position, asked = len(world.prompt), 0
+    steps = decode(target, drafter, judge, world.prompt, Limits(14), one_pass=CutPass(length, ListArrays()))
+    next(steps)
+    for i, step in enumerate(steps):
+        assert step.n_drafted == (2, 0, 1, 0)[i % 4] >= step.n_accepted
+        asked += step.n_drafted > 0
+        assert len(drafter.seen) == asked  # nobody drafts for a pass without drafts
+        assert not step.n_drafted or drafter.seen[-1] == position
+        position += step.n_accepted + 1
+        assert target.length == position
+    assert i > 4
