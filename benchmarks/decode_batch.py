@@ -4,9 +4,9 @@
 
 The same prompts by batches of 1, 2, 4 and 8, with a drafter (fresh random weights unless `--drafter` names
 one) and without: greedy, end tokens ignored, so that every size does the same work; and with end tokens and
-limits of all lengths, where rows are taken and left. Sizes take turns and the best of their runs counts.
-`--check` exits with 1 where a batch of 8 has less than `--least` times the tokens a second of one request at
-a time, with the drafter and even lengths, or where a batch writes other tokens (near ties are counted).
+limits of all lengths, where rows are taken and left. Sizes take turns and the best of their runs counts;
+requests whose tokens differ from those of one at a time (near ties) are counted. `--check` exits with 1 where
+a batch of 8 has less than `--least` times the tokens a second, with the drafter and even lengths.
 """
 
 import argparse

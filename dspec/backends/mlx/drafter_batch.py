@@ -85,6 +85,8 @@ class DrafterBatch:
         with exact_inference():
             cos, sin = self._tables
             self._write(features, (cos[None, None, :count], sin[None, None, :count]), Places(count, row))
+        # Begun here: MLX ties what is lazy to its thread, and the proposal may be another's.
+        mx.async_eval([store.arrays for store in self._stores])
         self.lengths[row] = count
 
     def propose(
