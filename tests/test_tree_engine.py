@@ -27,22 +27,13 @@ from dspec.rng import Purpose, Stream
 from dspec.testing.checks.requests import CountingOps, LoggedStream
 from tests import tiny_models
 from tests.rooms import ROOMS
+from tests.test_tree_law import Keyed
 from tests.tiny_drafters import config_for, fresh
 
 pytestmark = pytest.mark.clause("RS-23", "DL-11")
 GOLDEN = Path(__file__).parent / "golden" / "dflash_tiny"
 V, K = 6, 4
 PROMPT = [0, 1]
-
-
-class Keyed:
-    """The uniforms of the nodes, asked for where the walk reads them."""
-
-    def __init__(self, of_node):
-        self.of_node = of_node
-
-    def __getitem__(self, node):
-        return self.of_node(node)
 
 
 def Tree(budget=12):

@@ -8,7 +8,7 @@ from typing import Any
 from dspec.core.numerics import draw, gather, gather_row, indices_like, widen
 from dspec.core.rejection import verify_tokens
 from dspec.core.types import Array, Draft, Uniforms, Verdict
-from dspec.core.verdicts import assemble, check_shapes, flag, well_formed
+from dspec.core.verdicts import assemble, check_shapes, flag, residual_or_row, well_formed
 
 
 def verify_block(target_probs: Array, draft: Draft, uniforms: Uniforms, *, xp: Any) -> Verdict:
@@ -89,6 +89,4 @@ def _closing_law(target: Array, probs: Array, left: Array, n_accepted: Array, *,
     slot = xp.where(n_accepted < n_slots, n_accepted, n_slots - 1)
     excess = gather(left, n_accepted, xp=xp)[:, None] * row - gather_row(probs, slot, xp=xp)
     residual = xp.where(excess > 0, excess, xp.zeros_like(row))
-    # Rounding can empty the residual of a prefix that stands by a hair: the target's law then (NU-4).
-    usable = (n_accepted < n_slots) & (xp.sum(residual, axis=-1) > 0)
-    return xp.where(usable[:, None], residual, row)
+    return residual_or_row(residual, row, n_accepted < n_slots, xp=xp)

@@ -128,16 +128,16 @@ def draw(probs: Array, uniforms: Array, *, xp: Any) -> Array:
     """
     vocab, lead = probs.shape[-1], tuple(probs.shape[:-1])
     width = isqrt(vocab - 1) + 1
-    n_blocks = -(-vocab // width)
-    if n_blocks * width > vocab:
-        tail = xp.zeros_like(probs[..., : n_blocks * width - vocab])
-        probs = xp.concat([probs, tail], axis=-1)
-    grid = xp.reshape(probs, (*lead, n_blocks, width))
+    whole = vocab // width * width
+    mass = xp.sum(xp.reshape(probs[..., :whole], (*lead, whole // width, width)), axis=-1)
+    if whole < vocab:  # summed apart: to pad the law would copy all of it
+        mass = xp.concat([mass, xp.sum(probs[..., whole:], axis=-1, keepdims=True)], axis=-1)
     uniforms = xp.astype(uniforms, probs.dtype)
-    block = _pick(xp.sum(grid, axis=-1), uniforms[..., 0], xp=xp)
-    index = xp.broadcast_to(xp.astype(block, xp.int64)[..., None, None], (*lead, 1, width))
-    inside = _pick(xp.take_along_axis(grid, index, axis=-2)[..., 0, :], uniforms[..., 1], xp=xp)
-    return xp.astype(block * width + inside, xp.int32)
+    start = _pick(mass, uniforms[..., 0], xp=xp) * width
+    ids = start[..., None] + indices_like(probs[..., :width], xp=xp)
+    inside = xp.take_along_axis(probs, xp.astype(xp.where(ids < vocab, ids, vocab - 1), xp.int64), axis=-1)
+    inside = xp.where(ids < vocab, inside, xp.zeros_like(inside))
+    return xp.astype(start + _pick(inside, uniforms[..., 1], xp=xp), xp.int32)
 
 
 def _pick(mass: Array, uniform: Array, *, xp: Any) -> Array:

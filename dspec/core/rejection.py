@@ -8,7 +8,7 @@ from typing import Any
 
 from dspec.core.numerics import draw, gather, gather_row, indices_like, leading, widen
 from dspec.core.types import Array, Draft, Uniforms, Verdict
-from dspec.core.verdicts import assemble, check_shapes, flag, well_formed
+from dspec.core.verdicts import assemble, check_shapes, flag, residual_or_row, well_formed
 
 
 def verify_tokens(target_probs: Array, draft: Draft, uniforms: Uniforms, *, xp: Any) -> Verdict:
@@ -173,9 +173,7 @@ def _closing_law(target: Array, draft: Draft, n_accepted: Array, *, xp: Any) -> 
     else:
         excess = row - gather_row(widen(draft.probs, xp=xp), slot, xp=xp)
         residual = xp.where(excess > 0, excess, xp.zeros_like(row))
-    # Rounding can empty the residual of a row that was rejected by a hair: the target's law then (NU-4).
-    usable = (n_accepted < n_slots) & (xp.sum(residual, axis=-1) > 0)
-    return xp.where(usable[:, None], residual, row)
+    return residual_or_row(residual, row, n_accepted < n_slots, xp=xp)
 
 
 def _match(own: Array, drafted: Array, sound: Array, *, xp: Any) -> Verdict:

@@ -76,6 +76,30 @@ def flag(verdict: Verdict, sound: Array, *, xp: Any) -> Verdict:
     return Verdict(xp.where(sound, verdict.n_accepted, bad), tokens)
 
 
+def residual_or_row(residual: Array, row: Array, rejected: Array, *, xp: Any) -> Array:
+    """Return the law of the closing token, unnormalised: the residual of a row with a rejected draft.
+
+    Rounding can empty the residual of a draft that fell, or of a prefix that stood, by a hair: then, and
+    where nothing was rejected, it is the target's own row.
+
+    Spec: RS-5, RS-6, NU-4.
+
+    Args:
+        residual: (B, V) non-negative.
+        row: (B, V), the target's law there.
+        rejected: (B,) boolean.
+        xp: array namespace of all.
+
+    Example:
+        >>> import numpy as np, array_api_compat.numpy as xp
+        >>> row, left = np.array([[0.5, 0.5]] * 2), np.array([[0.0, 0.25], [0.0, 0.0]])
+        >>> residual_or_row(left, row, np.array([True, True]), xp=xp).tolist()
+        [[0.0, 0.25], [0.5, 0.5]]
+    """
+    usable = rejected & (xp.sum(residual, axis=-1) > 0)
+    return xp.where(usable[:, None], residual, row)
+
+
 def check_shapes(where: str, target: Array, draft: Draft) -> None:
     """Raise unless target (B, K + 1, V), tokens (B, K) and probs (B, K, V) agree.
 

@@ -5,7 +5,7 @@ Letters: B rows, of which A are still alive at a slot, K drafted slots, V vocabu
 """
 
 from dataclasses import dataclass
-from math import isfinite, isqrt
+from math import isfinite
 from typing import Any
 
 import array_api_compat.torch as namespace
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dspec.backends.torch.cpu.warp import fused_warp
-from dspec.core.numerics import widen
+from dspec.core.numerics import draw, widen
 from dspec.core.policies import BLOCK, GREEDY, SAMPLE_MATCH, Policy, judge
 from dspec.core.types import Draft, Sampling, Uniforms, Verdict
 from dspec.core.verdicts import MASS_TOLERANCE, assemble, check_shapes, flag
@@ -111,7 +111,7 @@ class _Slot:
         # A law made of NaN, +inf or only -inf is NaN throughout.
         fit = law[:, 0].isfinite()
         if self.policy is SAMPLE_MATCH:
-            return self._match(_draw(law, self.uniforms.close[self.alive, self.slot]), fit)
+            return self._match(draw(law, self.uniforms.close[self.alive, self.slot], xp=namespace), fit)
         return self._reject(law, fit)
 
     def _rows(self, x: Tensor) -> Tensor:
@@ -133,7 +133,7 @@ class _Slot:
     def _reject(self, law: Tensor, fit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self._last:
             stands = torch.zeros_like(fit)
-            return stands, _draw(law, self.uniforms.close[self.alive, 0]), fit
+            return stands, draw(law, self.uniforms.close[self.alive, 0], xp=namespace), fit
         tokens = self.draft.tokens[self.alive, self.slot].long()[:, None]
         reached, probs = law.gather(1, tokens)[:, 0], None
         accept_u = self.uniforms.accept[self.alive, self.slot].to(law.dtype)
@@ -146,7 +146,7 @@ class _Slot:
         if not fallen.any():
             return stands, tokens[fallen, 0], fit
         owed = _residual(law[fallen], tokens[fallen], None if probs is None else probs[fallen])
-        return stands, _draw(owed, self.uniforms.close[self.alive[fallen], 0]), fit
+        return stands, draw(owed, self.uniforms.close[self.alive[fallen], 0], xp=namespace), fit
 
 
 def _residual(law: Tensor, tokens: Tensor, probs: Tensor | None) -> Tensor:
@@ -154,25 +154,3 @@ def _residual(law: Tensor, tokens: Tensor, probs: Tensor | None) -> Tensor:
     left = law.scatter(1, tokens, 0.0) if probs is None else (law - probs).clamp_(min=0)
     empty = left.sum(dim=-1) <= 0
     return torch.where(empty[:, None], law, left) if empty.any() else left
-
-
-def _draw(law: Tensor, uniforms: Tensor) -> Tensor:
-    """Return what `dspec.core.numerics.draw` does, which would copy the law to pad it to whole blocks."""
-    size = law.shape[1]
-    width = isqrt(size - 1) + 1
-    whole = size // width * width
-    mass = law[:, :whole].unflatten(1, (-1, width)).sum(dim=-1)
-    if whole < size:
-        mass = torch.cat([mass, law[:, whole:].sum(dim=-1, keepdim=True)], dim=1)
-    start = _pick(mass, uniforms[:, 0]) * width
-    inside = start[:, None] + torch.arange(width)
-    block = law.gather(1, inside.clamp(max=size - 1)).masked_fill_(inside >= size, 0)
-    return start + _pick(block, uniforms[:, 1])
-
-
-def _pick(mass: Tensor, uniform: Tensor) -> Tensor:
-    """Return the first entry with u * total < running sum; if rounding leaves none, the last positive one."""
-    running, some = mass.cumsum(dim=-1), mass > 0
-    reached = (uniform.to(mass.dtype)[:, None] * running[:, -1:] < running) & some
-    last = mass.shape[1] - 1 - some.flip(-1).int().argmax(dim=-1)
-    return torch.where(reached.any(dim=-1), reached.int().argmax(dim=-1), last)
