@@ -25,6 +25,7 @@ from dspec.backends.torch.cpu.judge import judge_lazily
 from dspec.backends.torch.cpu.warp import fused_warp
 from dspec.core.policies import BLOCK, ONE_HOT, REJECTION, draft_tokens, judge
 from dspec.core.types import Draft, Sampling, Uniforms
+from dspec.core.warp import warp
 from dspec.evaluation.machine import describe_machine, describe_versions
 
 VOCAB, SLOTS = 151_936, 15
@@ -112,6 +113,8 @@ def schemes(case):
         "core": partial(verdict, judge, REJECTION, case.draft, case),
         "one-hot lazy": partial(verdict, judge_lazily, ONE_HOT, case.hot, case),
         "block": partial(verdict, judge, BLOCK, case.draft, case),
+        "drafter's laws": partial(fused_warp, case.drafter, HOT),
+        "drafter's laws, core": partial(warp, case.drafter, HOT, xp=xp),
         "textbook": partial(textbook, case),
         "read": partial(read, case),
     }
@@ -137,7 +140,12 @@ def measure(batch, repetitions, vocab):
         ("lazy from logits", "textbook"),
         ("lazy from logits", "read"),
     ]
-    pairs += [("one-hot lazy", "core"), ("lazy", "core"), ("block", "core")]
+    pairs += [
+        ("one-hot lazy", "core"),
+        ("lazy", "core"),
+        ("block", "core"),
+        ("drafter's laws", "drafter's laws, core"),
+    ]
     if batch == 1:
         pairs += [("lazy", "transformers"), ("lazy from logits", "transformers")]
     ratios = {f"B={batch}: {a} over {b}": seconds[a] / seconds[b] for a, b in pairs}

@@ -62,7 +62,7 @@ class Kl(PlacedTerm):
     weight: Number = 1.0
     temperature: Number = 1.0
     name: ClassVar[str] = "kl"
-    signals: ClassVar[tuple[str, ...]] = ("divergence",)
+    signal: ClassVar[str] = "divergence"
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Tv(PlacedTerm):
     weight: Number = 1.0
     temperature: Number = 1.0
     name: ClassVar[str] = "tv"
-    signals: ClassVar[tuple[str, ...]] = ("overlap",)
+    signal: ClassVar[str] = "overlap"
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Lk(PlacedTerm):
     weight: Number = 1.0
     temperature: Number = 1.0
     name: ClassVar[str] = "lk"
-    signals: ClassVar[tuple[str, ...]] = ("mixed",)
+    signal: ClassVar[str] = "mixed"
 
     def numerator(self, blocks: Blocks, stop_gradient: StopGradient) -> Array:
         """Return the sum of both losses under the decay, parted between them by lambda."""
@@ -159,7 +159,7 @@ class LogOverlap(PlacedTerm):
     weight: Number = 1.0
     temperature: Number = 1.0
     name: ClassVar[str] = "log_overlap"
-    signals: ClassVar[tuple[str, ...]] = ("overlap",)
+    signal: ClassVar[str] = "overlap"
 
     def coefficients(self, blocks: Blocks) -> Array:
         """Return (N, K): the decay over overlap + 1e-6."""
@@ -199,7 +199,7 @@ class OverlapChain(LawTerm):
     temperature: Number = 1.0
     name: ClassVar[str] = "overlap_chain"
     sign: ClassVar[int] = -1
-    signals: ClassVar[tuple[str, ...]] = ("overlap",)
+    signal: ClassVar[str] = "overlap"
 
     def coefficients(self, blocks: Blocks) -> Array:
         """Return (N, K): the tail sums of the products of overlaps, over K times the slot's own."""
@@ -244,7 +244,7 @@ class Reach(LawTerm):
     follow: Number = 0.0
     temperature: Number = 1.0
     name: ClassVar[str] = "reach"
-    signals: ClassVar[tuple[str, ...]] = ("divergence",)
+    signal: ClassVar[str] = "divergence"
 
     @property
     def reads_confidence(self) -> bool:  # type: ignore[override]

@@ -76,7 +76,7 @@ class Objective:
     @property
     def signals(self) -> tuple[str, ...]:
         """Those that its gradient goes through, in the order of `SIGNALS`."""
-        return tuple(s for s in SIGNALS if any(s in term.signals for term in self.terms))
+        return tuple(s for s in SIGNALS if any(s == term.signal for term in self.terms))
 
     @property
     def needs_law(self) -> bool:

@@ -203,8 +203,8 @@ def weights_by_signal(
     blocks = Blocks.view(log_prob, hit, mask, law, xp=xp)
     total = {signal: xp.zeros_like(blocks.log_prob) for signal in objective.signals}
     for term, scale in _scales(objective, sums, xp=xp):
-        for signal, slope in term.slopes(blocks).items():
-            total[signal] = total[signal] + xp.astype(scale, slope.dtype) * slope
+        slope = term.coefficients(blocks)
+        total[term.signal] = total[term.signal] + xp.astype(scale, slope.dtype) * slope
     return total
 
 

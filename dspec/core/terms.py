@@ -38,7 +38,7 @@ class Term(ABC):
     name: ClassVar[str]
     sign: ClassVar[int] = 1
     epsilon: ClassVar[float] = 0.0
-    signals: ClassVar[tuple[str, ...]] = ("gold",)  # those its gradient goes through, of SIGNALS
+    signal: ClassVar[str] = "gold"  # that its gradient goes through, of SIGNALS
     reads_law: ClassVar[bool] = False  # overlap or divergence
     reads_confidence: ClassVar[bool] = False
     weight: Any  # Number; a dataclass field of every term
@@ -52,16 +52,11 @@ class Term(ABC):
 
     @abstractmethod
     def coefficients(self, blocks: Blocks) -> Array:
-        """Return (N, K) >= 0: the constants that weigh the loss of the term's one signal."""
-
-    def slopes(self, blocks: Blocks) -> dict[str, Array]:
-        """Return by signal (N, K) >= 0: how fast sign * numerator rises with that signal's loss."""
-        return {self.signals[0]: self.coefficients(blocks)}
+        """Return (N, K) >= 0: how fast sign * numerator rises with the loss of the term's signal."""
 
     def numerator(self, blocks: Blocks, stop_gradient: StopGradient) -> Array:
         """Return a 0-d float, additive over blocks: here, the losses under fixed coefficients."""
-        parts = self.slopes(blocks).items()
-        return sum(blocks.weighted(stop_gradient(c), blocks.loss(signal)) for signal, c in parts)
+        return blocks.weighted(stop_gradient(self.coefficients(blocks)), blocks.loss(self.signal))
 
     def denominator(self, blocks: Blocks, reduction: str) -> Array:
         """Return a 0-d float, additive over blocks: here, the number of blocks with a supervised slot."""
