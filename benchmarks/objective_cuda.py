@@ -31,7 +31,6 @@ from dspec.core.objectives import Objective
 LTR, REACH = Objective.parse("ltr"), Objective.parse("reach")
 CANDIDATES = {
     "eager": gold_log_probs,
-    "compiled": cuda_gold.gold_log_probs_compiled,
     "triton": cuda_gold.gold_log_probs_triton,
 }
 # Largest error of log_prob in nats, and of the gradient as a share of its norm: tests/tolerances.py.
@@ -90,8 +89,6 @@ def plain(scheme, problem, chunk, **options):
 def objective(machine, width):
     """Time and peak of the floor, of plain schemes and of the candidates by chunk."""
     rows, vocab, chunks = (60, 301, (30, 60)) if machine.tiny else (7680, 151_936, (256, 1024, 2048, 7680))
-    # Forget the small case: the vocabulary is to be a constant of what is compiled, the rows are not.
-    torch._dynamo.reset()
     problem = draw(machine, rows, width, vocab, chunks[-1])
     runs = {f"floor {chunk}": partial(plain, schemes.floor, problem, chunk) for chunk in chunks}
     runs[f"floor of three products {chunks[-2]}"] = partial(
@@ -163,7 +160,7 @@ def steps(machine):
         return {**seen, "tokens_per_s": seq_len / seen["ms"] * 1e3}
 
     by_name = {"core": None, "eager": gold_log_probs, "eager 2048": partial(gold_log_probs, chunk=2048)}
-    by_name |= {k: CANDIDATES[k] for k in ("compiled", "triton")}
+    by_name["triton"] = CANDIDATES["triton"]
     for name, function in by_name.items():
         found[f"ltr, {name}"] = attempt(measured, name, LTR, function)
     by_name = {"core": None, "eager": overlap_statistics, "triton": overlap_statistics_triton}

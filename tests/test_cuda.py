@@ -167,6 +167,14 @@ def test_the_gold_kernel_refuses_a_float64_head(monkeypatch):
         cuda_gold.gold_log_probs_triton(hidden.double(), head, labels)
 
 
+@pytest.mark.clause("OB-10")
+def test_the_gold_kernel_refuses_a_head_that_learns(monkeypatch):
+    monkeypatch.setattr(cuda_gold, "available", lambda device: None)
+    hidden, head, _, labels = rows(device="cpu")
+    with pytest.raises(ConfigError, match="frozen"):
+        cuda_gold.gold_log_probs_triton(hidden, head.requires_grad_(), labels)
+
+
 @pytest.mark.parametrize("entry", overrides.ON_CUDA, ids=lambda entry: entry.operation)
 def test_an_entry_for_cuda_keeps_core_s_signature_and_says_what_it_gains(entry):
     assert entry.function is KERNELS[entry.operation] and entry.devices == ("cuda",) and entry.clauses
