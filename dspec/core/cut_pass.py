@@ -1,10 +1,10 @@
 """A pass that verifies the first k drafts of a block: `decode(..., one_pass=CutPass(...))`."""
 
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 from dspec.core.decode import Judge, Outcome
 from dspec.core.types import Draft
+from dspec.core.unseen import FeatureArrays, Unseen
 
 
 class DraftLength(Protocol):
@@ -19,19 +19,11 @@ class DraftLength(Protocol):
         ...
 
 
-class DraftArrays(Protocol):
+class DraftArrays(FeatureArrays, Protocol):
     """What cutting needs of a backend's arrays."""
-
-    def nothing(self) -> Draft:
-        """Return a draft of no tokens."""
-        ...
 
     def cut(self, draft: Draft, n_slots: int) -> Draft:
         """Return its first slots."""
-        ...
-
-    def join(self, parts: Sequence[tuple[Any, int]]) -> Any:
-        """Return features one after the other: of each the first so many rows."""
         ...
 
 
@@ -51,8 +43,7 @@ class CutPass:
 
     def __init__(self, length: DraftLength, arrays: DraftArrays) -> None:
         self._length, self._arrays = length, arrays
-        self._waiting: list[tuple[Any, int]] = []
-        self._known = 0  # positions whose features the drafter has, or wait for it
+        self._unseen = Unseen(arrays)
 
     def __call__(
         self, target: Any, drafter: Any, judge: Judge, anchor: int, position: int, features: Any
@@ -60,15 +51,11 @@ class CutPass:
         """Run one pass; arguments and outcome are those of `dspec.core.decode.block_pass`."""
         # Chosen before anything of this pass is drawn: else a draft dropped for what it is biases the law.
         n_slots = self._length.choose()
-        self._waiting.append((features, position - self._known))
-        self._known = position
+        self._unseen.add(features, position)
         if n_slots == 0:
             draft = self._arrays.nothing()
         else:
-            # A single piece goes on uncut: rows past the anchor are the session's to ignore.
-            unseen = features if len(self._waiting) == 1 else self._arrays.join(self._waiting)
-            self._waiting = []
-            whole = drafter.propose(anchor, position, unseen, judge.rule(position))
+            whole = drafter.propose(anchor, position, self._unseen.take(), judge.rule(position))
             draft = self._arrays.cut(whole, n_slots)
         scores = target.score(anchor, draft.tokens)
         n_accepted, tokens = judge.verdict(scores, draft, position)
