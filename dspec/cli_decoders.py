@@ -21,12 +21,13 @@ NAMES: dict[str, type[Any]] = {
     "wino": Wino,
 }
 BLOCK = (Diffusion, SelfSpeculative, Wino)  # decoders of block-diffusion models alone
-PANELS = {"block": "Drafted blocks", "draft_window": "Drafted blocks", "budget": "Draft trees"}
+PANELS = {"block": "Drafted blocks", "draft_window": "Drafted blocks", "budget": "Draft trees", "drafts": "Draft trees"}
 EDIT = {"edit_threshold": ("threshold", float), "edit_passes": ("max_passes", int)}
 HELP = {
     "block": "Drafts that a pass verifies: a number, or auto (speculative; needs a drafter).",
     "draft_window": "Context positions that the drafter reads: the last so many (speculative).",
     "budget": "Nodes of a tree, the anchor not counted (tree; needs a drafter).",
+    "drafts": "likeliest, or sampled from the drafter's laws (tree).",
     "block_size": "Positions a block.",
     "exact": "Keep the block-size-one law (--exact); --hybrid verifies where the route says so.",
     "window": "sliding or aligned (exact).",

@@ -8,6 +8,7 @@ from typing import Any
 from dspec.backends.draft_arrays import CutDrafter, DraftArrays
 from dspec.backends.judge import NoDrafter, RequestJudge, check_ids
 from dspec.backends.protocol import ArrayOps, DrafterModel, TargetModel
+from dspec.backends.sampled_judge import tree_judge
 from dspec.backends.tree_judge import RequestTreeJudge
 from dspec.batching import BATCH_SIZE, alike, batch_chunks, open_batch
 from dspec.core.cut_pass import CutPass
@@ -164,14 +165,14 @@ class Engine:
         n_slots = 0 if drafter is None else drafter.block_size - 1
         stream = Stream(request.seed, request.number)
         judge = RequestJudge(self.ops, request.rule(), request.sampling, stream, n_slots)
-        budget = request.decoder.budget if isinstance(request.decoder, Tree) else None
+        tree = request.decoder if isinstance(request.decoder, Tree) else None
         ids = self._encode(prompt, where)
         check_length(len(ids) + request.max_new_tokens, self.target.max_positions)
         return Job(
             ids=ids,
             limits=Limits(request.max_new_tokens, frozenset() if request.ignore_eos else self.target.eos_ids),
-            judge=judge if budget is None else RequestTreeJudge(judge, budget),
-            ahead=max(n_slots, budget or 0),
+            judge=judge if tree is None else tree_judge(judge, tree.budget, sampled=tree.drafts == "sampled"),
+            ahead=n_slots if tree is None else max(n_slots, tree.budget),
             drafter=drafter,
             drafting=drafting_of(request.decoder, self, self._costs),
             text=open_text(self.target.tokenizer, request.stops),

@@ -21,6 +21,7 @@ SHARED += (
     "tree_judge",
     "protocol",
     "run_state",
+    "sampled_judge",
     "session_checks",
     "target_digest",
     "tokenizer",

@@ -38,12 +38,7 @@ class RequestTreeJudge:
                 needed = "drafted slots that are drawn independently, all in one pass"
                 got, remedy = "a drafter that goes slot by slot", "Use Speculative()."
                 raise ConfigError(explain("decoder=Tree", got, needed, remedy=remedy, clause="DL-11"))
-            likeliest = self._likeliest(logits)
-            if any(math.isnan(number) for row in likeliest for number in row):
-                raise malformed(self.request.stream, position)
-            half = len(likeliest[0]) // 2
-            ids = [[int(number) for number in row[half:]] for row in likeliest]
-            return best_first([row[:half] for row in likeliest], ids, self.budget)
+            return self._tree(logits, position)
 
         return rule
 
@@ -58,6 +53,15 @@ class RequestTreeJudge:
         if min(tokens) < 0:
             raise malformed(self.request.stream, position)
         return tokens
+
+    def _tree(self, logits: Array, position: int) -> Tree:
+        """Return the tree of draft logits (1, K, V), on the host; refuse a malformed law (RS-16)."""
+        likeliest = self._likeliest(logits)
+        if any(math.isnan(number) for row in likeliest for number in row):
+            raise malformed(self.request.stream, position)
+        half = len(likeliest[0]) // 2
+        ids = [[int(number) for number in row[half:]] for row in likeliest]
+        return best_first([row[:half] for row in likeliest], ids, self.budget)
 
     def _likeliest(self, logits: Array) -> list[list[float]]:
         """Return, on the host, each slot's R log-probabilities and then their ids; NaN: no law.

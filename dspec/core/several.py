@@ -3,6 +3,7 @@
 Letters: B rows, k drafts of the slot, V vocabulary.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from dspec.core.numerics import draw, gather, indices_like, widen
@@ -30,15 +31,16 @@ def verify_several(
 
     Draft j stands iff u_j q_j(x_j) < p_j(x_j); if not, p_{j+1} is max(p_j - q_j, 0) over its sum (p_j if
     the sum is 0), and the next one is tried; after the last the token is drawn. Drafts drawn without
-    replacement report the law given those before them (`without_replacement`).
+    replacement report the law given those before them (`without_replacement`), or the first one's alone.
 
     Spec: RS-22, RS-16, NU-3, NU-4.
 
     Args:
         target_probs: (B, V) floating.
-        drafted: (B, k) integer ids in [0, V), k >= 1.
+        drafted: (B, k) integer ids in [0, V), k >= 1; -1: no draft, for rows that have fewer.
         draft_probs: (B, k, V) floating, row j the law that draft j was drawn from, given those before it;
-            None: deterministic drafts.
+            (B, V): all were drawn from this one without replacement, and are deterministic once it is
+            used up; None: deterministic drafts.
         accept: (B, k) uniforms.
         close: (B, 2) uniforms of the correction.
         xp: array namespace of all arrays.
@@ -66,15 +68,17 @@ def verify_several(
     tokens = xp.full_like(index, -1)
     sound = well_formed(target[:, None, :], xp=xp)
     if draft_probs is not None:
-        sound = sound & well_formed(widen(draft_probs, xp=xp), xp=xp)
-    for j in range(drafted.shape[1]):  # k is a handful, and each draft needs what the last one left
-        token = drafted[:, j]
-        law = _law_of(draft_probs, token, owed, j, xp=xp)
+        probs = widen(draft_probs, xp=xp)
+        sound = sound & well_formed(probs if probs.ndim == 3 else probs[:, None, :], xp=xp)
+    # k is a handful, and each draft needs what the last one left.
+    for j, law in enumerate(_laws(draft_probs, drafted, owed, xp=xp)):
+        there = drafted[:, j] >= 0
+        token = xp.where(there, drafted[:, j], xp.zeros_like(index))
         stands = accept[:, j] * gather(law, token, xp=xp) < gather(owed, token, xp=xp)
-        first = stands & (tokens < 0)
+        first = there & stands & (tokens < 0)
         index = xp.where(first, xp.full_like(index, j), index)
         tokens = xp.where(first, token, tokens)
-        owed = _residual(owed, law, xp=xp)
+        owed = xp.where(there[:, None], _residual(owed, law, xp=xp), owed)
     tokens = xp.where(tokens < 0, draw(owed, close, xp=xp), tokens)
     bad = xp.full_like(index, -1)
     return Choice(xp.where(sound, index, bad), xp.where(sound, tokens, bad))
@@ -105,11 +109,26 @@ def without_replacement(law: Array, taken: Array, *, xp: Any) -> Array:
     return law / xp.where(total > 0, total, xp.ones_like(total))
 
 
-def _law_of(draft_probs: Array | None, token: Array, like: Array, j: int, *, xp: Any) -> Array:
-    """Return (B, V): the law that draft j was drawn from; one-hot if it is deterministic."""
-    if draft_probs is not None:
-        return widen(draft_probs, xp=xp)[:, j, :]
-    return xp.astype(indices_like(like, xp=xp) == token[:, None], like.dtype)
+def _laws(draft_probs: Array | None, drafted: Array, like: Array, *, xp: Any) -> Iterator[Array]:
+    """Yield (B, V) a draft: the law that it was drawn from given those before it; one-hot if it was not drawn.
+
+    Those of drafts without replacement are made one after another: k of them, of V = 152k each, are not kept.
+    """
+    ids = indices_like(like, xp=xp)
+    left = draft_probs if draft_probs is None else widen(draft_probs, xp=xp)
+    for j in range(drafted.shape[1]):
+        taken = ids == drafted[:, j : j + 1]
+        if left is None:
+            yield xp.astype(taken, like.dtype)
+        elif left.ndim == 3:
+            yield left[:, j, :]
+        else:
+            total = xp.sum(left, axis=-1, keepdims=True)
+            some = total > 0
+            yield xp.where(
+                some, left / xp.where(some, total, xp.ones_like(total)), xp.astype(taken, left.dtype)
+            )
+            left = xp.where(taken, xp.zeros_like(left), left)
 
 
 def _residual(owed: Array, law: Array, *, xp: Any) -> Array:
@@ -122,11 +141,11 @@ def _residual(owed: Array, law: Array, *, xp: Any) -> Array:
 
 
 def _check(target: Array, drafted: Array, draft_probs: Array | None) -> None:
-    """Raise unless target (B, V), drafts (B, k >= 1) and laws (B, k, V) agree."""
+    """Raise unless target (B, V), drafts (B, k >= 1) and laws (B, k, V) or (B, V) agree."""
     if target.ndim != 2 or drafted.ndim != 2 or drafted.shape[0] != target.shape[0] or not drafted.shape[1]:
         got = f"target {tuple(target.shape)}, drafts {tuple(drafted.shape)}"
         raise ShapeError(explain("verify_several", got, "(B, V) and (B, k), k >= 1", clause="NT-4"))
-    expected = (*drafted.shape, target.shape[1])
-    if draft_probs is not None and tuple(draft_probs.shape) != tuple(expected):
-        shape, needed = tuple(draft_probs.shape), f"(B, k, V) = {tuple(expected)}"
+    expected = [(*drafted.shape, target.shape[1]), tuple(target.shape)]
+    if draft_probs is not None and tuple(draft_probs.shape) not in expected:
+        shape, needed = tuple(draft_probs.shape), f"(B, k, V) = {expected[0]}, or (B, V) = {expected[1]}"
         raise ShapeError(explain("verify_several: draft_probs", shape, needed, clause="NT-4"))

@@ -1,7 +1,7 @@
 """Draft trees: the likeliest prefixes of a block's slots, and the walk along what the target says."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from heapq import heappop, heappush
 from typing import Any
@@ -16,11 +16,13 @@ from dspec.errors import ShapeError, explain
 class Tree:
     """Drafts that share prefixes, on the host. Node 0 is the anchor and is not listed.
 
-    Spec: RS-23, DL-11.
+    Spec: RS-23, RS-24, DL-11.
 
     Args:
         tokens: token ids of the nodes 1..N; N >= 1.
         parents: of each, a number below its own; 0 is the anchor.
+        probs: (K, V) on the device: the slots' laws that the children of every node were drawn from, without
+            replacement, in the order of their numbers; None: the drafts are deterministic.
 
     Raises:
         ShapeError: no nodes, another number of parents, a parent that is not before its child, or two
@@ -33,6 +35,7 @@ class Tree:
 
     tokens: tuple[int, ...]
     parents: tuple[int, ...]
+    probs: Array | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.tokens or len(self.tokens) != len(self.parents):

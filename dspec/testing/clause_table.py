@@ -30,6 +30,7 @@ TITLES = {
     "RS-21": "Block verification",
     "RS-22": "Several drafts of a slot",
     "RS-23": "Draft trees",
+    "RS-24": "Sampled draft trees",
     "DL-1": "The loop",
     "DL-2": "Counts",
     "DL-3": "The cut",

@@ -45,9 +45,10 @@ from dspec.testing.models.subjects import (
     side_by_side,
 )
 from dspec.testing.models.symbolic import decode_sampler
+from dspec.testing.models.symbolic_sampled import sampled_tree_sampler
 from dspec.testing.models.symbolic_trees import tree_sampler
 from dspec.testing.models.table_engine import on_backend, settings_of, table_engine
-from dspec.testing.models.tree_settings import settings_for, tree_budget, trees_refused
+from dspec.testing.models.tree_settings import samples, settings_for, tree_budget, trees_refused
 from dspec.testing.models.worlds import World, make_worlds, mixed_worlds
 from dspec.testing.report import Report
 
@@ -56,7 +57,7 @@ Entry = Callable[[Bench, Arguments, Arguments], Report]
 
 SAMPLED = ("plain", "half", "third", "top_p", "top_k", "mixed")
 GREEDY = ("greedy", "ties")
-TREE_CLAUSES = ("RS-1", "RS-3", "RS-8", "RS-14", "RS-23", "DL-1", "DL-3", "RN-2")
+TREE_CLAUSES = ("RS-1", "RS-3", "RS-8", "RS-14", "DL-1", "DL-3", "RN-2")
 LAW, DRAFT_LAW = (0.5, 0.3, 0.2), (0.25, 0.25, 0.5)  # of independent tokens: every pair comes up often
 NUM_DRAFTS = 2
 # How requests are asked for, and how many are decoded side by side.
@@ -80,9 +81,12 @@ def exact_law(bench: Bench, given: Arguments, only: Arguments) -> Report:
     budget = tree_budget(given["policy"])
     if not budget:
         return check_exact_law(decode_sampler(given["policy"]), **{**own, **only})
+    if samples(given["policy"]):
+        report = check_exact_law(sampled_tree_sampler(budget), **{**own, **only})
+        return replace(report, clauses=(*TREE_CLAUSES, "RS-2", "RS-4", "RS-5", "RS-22", "RS-24"))
     report = check_exact_law(tree_sampler(budget), **{**own, **only})
-    # A tree's tokens are the target's own: nothing is accepted by a ratio, nothing corrected.
-    return replace(report, clauses=TREE_CLAUSES)
+    # Such a tree's tokens are the target's own: nothing is accepted by a ratio, nothing corrected.
+    return replace(report, clauses=(*TREE_CLAUSES, "RS-23"))
 
 
 def lattice(bench: Bench, given: Arguments, only: Arguments) -> Report:
@@ -157,7 +161,9 @@ def distribution(bench: Bench, given: Arguments, only: Arguments) -> Report:
     )
     report = check_distribution(generate, **{**own, **only, "law": world.law()})
     # The law is that of the world's warp, whatever the drafter, under the engine's own verifier.
-    rule = "RS-23" if tree_budget(given["policy"]) else "RS-18"
+    rule = "RS-18"
+    if tree_budget(given["policy"]):
+        rule = "RS-24" if samples(given["policy"]) else "RS-23"
     return replace(report, clauses=(*report.clauses, "RS-3", "RS-13", rule))
 
 

@@ -15,6 +15,7 @@ EXACT = "exact"  # their arithmetic
 POLICIES = ("greedy", "one_hot", "rejection", "block", "sample_match")
 LOOP_POLICIES = ("greedy", "one_hot", "rejection", "block", "sample_match", "sampled_match")
 TREES = ("tree 2", "tree 5")  # draft trees of so many nodes, where a policy's name stands
+SAMPLED_TREES = ("sampled tree 2", "sampled tree 5")
 BLOCK_FORMS = ("sliding", "aligned", "no fusion", "fused layout")
 STATISTICAL = ("distribution", "independence")
 WORLDS = ("plain", "mixed")  # warps of the worlds that tables of engines are made of
@@ -95,7 +96,7 @@ def share_alpha(parts: Sequence[Part]) -> list[Part]:
 
 def loop_parts(level: Level, *, seed: int) -> Iterator[Part]:
     """Yield what needs no backend."""
-    for policy in (*LOOP_POLICIES, *TREES):
+    for policy in (*LOOP_POLICIES, *TREES, *SAMPLED_TREES):
         for count, at in chunks(level.worlds, WORLD_CHUNK, seed=seed):
             given = {"policy": policy, "count": count, "seed": at}
             yield Part("exact_law", LOOP, EXACT, policy, given)
@@ -183,7 +184,7 @@ def engine_parts(level: Level, backend: str, *, seed: int) -> Iterator[Part]:
     for form in ("listed", "interleaved", "batched", "side by side"):
         yield Part("isolation", backend, "float32", form, {**common, "form": form, "policy": "rejection"})
     yield Part("rollback", backend, "float32", "", {"steps": level.steps, "seed": seed})
-    for policy in (*POLICIES[1:], TREES[-1]):
+    for policy in (*POLICIES[1:], TREES[-1], SAMPLED_TREES[-1]):
         for warp in WORLDS:
             given = {**common, "policy": policy, "warp": warp, "n": level.draws}
             yield Part("distribution", backend, "float32", f"{policy} {warp}", given)

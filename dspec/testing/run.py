@@ -16,6 +16,7 @@ from dspec.testing.levels import Level, level_named
 from dspec.testing.plan import (
     EXACT,
     LOOP,
+    SAMPLED_TREES,
     TREES,
     Part,
     block_parts,
@@ -102,7 +103,8 @@ def subject_parts(bench: Bench, level: Level, *, seed: int) -> Iterator[Part]:
         return
     yield Part("isolation", name, "float32", "listed", {"form": "listed", "policy": None, "seed": seed})
     yield Part("rollback", name, "float32", "", {"steps": level.steps, "seed": seed})
-    policies = ("one_hot", "rejection", TREES[-1]) if bench.engine.drafter is not None else ("one_hot",)
+    drafted = ("rejection", TREES[-1], SAMPLED_TREES[-1]) if bench.engine.drafter is not None else ()
+    policies = ("one_hot", *drafted)
     for policy in policies:
         given = {"policy": policy, "n": level.draws, "seed": seed}
         yield Part("distribution", name, "float32", policy, given)

@@ -108,7 +108,12 @@ class DrawnNodes:
 
 
 def tree_sampler(
-    budget: int, *, target: Any = TreeTarget, judge: Any = ExactTreeJudge, one_pass: Any = tree_pass
+    budget: int,
+    *,
+    target: Any = TreeTarget,
+    drafter: Any = TreeDrafter,
+    judge: Any = ExactTreeJudge,
+    one_pass: Any = tree_pass,
 ) -> Callable[[World, Source], tuple[int, ...]]:
     """Return `core.decode` with passes over trees as a sampler of worlds, on symbolic uniforms.
 
@@ -117,6 +122,7 @@ def tree_sampler(
     Args:
         budget: nodes of a tree, the anchor not counted.
         target: world -> the exact target's session.
+        drafter: world -> the exact drafter's session.
         judge: (uniforms, budget) -> the judge.
         one_pass: what stands in for `core.tree_decode.tree_pass`.
 
@@ -131,7 +137,7 @@ def tree_sampler(
 
     def sampler(world: World, source: Source) -> tuple[int, ...]:
         limits = Limits(world.max_new_tokens, frozenset({world.eos}))
-        parts = target(world), TreeDrafter(world), judge(source, budget)
+        parts = target(world), drafter(world), judge(source, budget)
         passes = decode(*parts, world.prompt, limits, one_pass=one_pass)
         return tuple(token for step in passes for token in step.tokens)
 

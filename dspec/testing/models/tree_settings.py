@@ -1,10 +1,12 @@
-"""How a part asks for draft trees: "tree 5" where a policy's name stands."""
+"""How a part asks for draft trees: "tree 5", or "sampled tree 5", where a policy's name stands."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from dspec.decoders import Tree
 from dspec.errors import BackendUnavailable, ConfigError
+
+SAMPLED = "sampled "
 
 
 def tree_budget(policy: str | None) -> int:
@@ -14,11 +16,24 @@ def tree_budget(policy: str | None) -> int:
         policy: a name; None: the engine's own.
 
     Example:
-        >>> tree_budget("tree 5"), tree_budget("rejection")
-        (5, 0)
+        >>> tree_budget("tree 5"), tree_budget("sampled tree 2"), tree_budget("rejection")
+        (5, 2, 0)
     """
-    word, _, budget = (policy or "").partition(" ")
+    word, _, budget = (policy or "").removeprefix(SAMPLED).partition(" ")
     return int(budget) if word == "tree" else 0
+
+
+def samples(policy: str | None) -> bool:
+    """Return whether the trees that a part asks for are sampled.
+
+    Args:
+        policy: a name, or "tree N".
+
+    Example:
+        >>> samples("sampled tree 5"), samples("tree 5"), samples("sampled_match")
+        (True, False, False)
+    """
+    return (policy or "").startswith(SAMPLED)
 
 
 def settings_for(policy: str | None) -> dict[str, Any]:
@@ -28,11 +43,12 @@ def settings_for(policy: str | None) -> dict[str, Any]:
         policy: a name, or "tree N".
 
     Example:
-        >>> settings_for("tree 5"), settings_for("block")
-        ({'decoder': Tree(budget=5)}, {'policy': 'block'})
+        >>> settings_for("sampled tree 5"), settings_for("block")
+        ({'decoder': Tree(budget=5, drafts='sampled')}, {'policy': 'block'})
     """
     budget = tree_budget(policy)
-    return {"decoder": Tree(budget=budget)} if budget else {"policy": policy}
+    drafts = "sampled" if samples(policy) else "likeliest"
+    return {"decoder": Tree(budget=budget, drafts=drafts)} if budget else {"policy": policy}
 
 
 def trees_refused(engine: Any, prompt: Sequence[int], policy: str | None) -> str:

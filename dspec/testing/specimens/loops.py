@@ -23,6 +23,7 @@ from dspec.testing.models.loop import (
 )
 from dspec.testing.models.worlds import LIES, World
 from dspec.testing.specimens.blocks import BLOCK_CONTROLS, BLOCK_MUTANTS
+from dspec.testing.specimens.sampled_trees import SAMPLED_TREE_CONTROLS, SAMPLED_TREE_MUTANTS
 from dspec.testing.specimens.siblings import (
     Siblings,
     likeliest,
@@ -248,6 +249,7 @@ MUTANTS: list[Specimen] = [
     *[_lying(lie) for lie in LIES],
     *BLOCK_MUTANTS,
     *TREE_MUTANTS,
+    *SAMPLED_TREE_MUTANTS,
 ]
 
 CONTROLS: list[Specimen] = [
@@ -273,4 +275,5 @@ CONTROLS: list[Specimen] = [
     _right("greedy", verify=_greedy_by(argmax), **GREEDY),
     *BLOCK_CONTROLS,
     *TREE_CONTROLS,
+    *SAMPLED_TREE_CONTROLS,
 ]
