@@ -65,7 +65,7 @@ def main():
         script = Scripted(drafter, [*prompt, *known], tau=tau, n_slots=BLOCK - 1, ops=plain.ops)
         engine = replace(plain, drafter=script)
         rates, length = measure(engine, prompt, known[:LENGTH], options.repetitions)
-        costs = engine._costs[BLOCK - 1]
+        costs = engine._costs.blocks[BLOCK - 1]
         found[f"tau {tau:g}"] = {
             "tokens a second": rates,
             "mean length": length,

@@ -21,12 +21,17 @@ NAMES: dict[str, type[Any]] = {
     "wino": Wino,
 }
 BLOCK = (Diffusion, SelfSpeculative, Wino)  # decoders of block-diffusion models alone
-PANELS = {"block": "Drafted blocks", "draft_window": "Drafted blocks", "budget": "Draft trees", "drafts": "Draft trees"}
+PANELS = {
+    "block": "Drafted blocks",
+    "draft_window": "Drafted blocks",
+    "budget": "Draft trees",
+    "drafts": "Draft trees",
+}
 EDIT = {"edit_threshold": ("threshold", float), "edit_passes": ("max_passes", int)}
 HELP = {
     "block": "Drafts that a pass verifies: a number, or auto (speculative; needs a drafter).",
     "draft_window": "Context positions that the drafter reads: the last so many (speculative).",
-    "budget": "Nodes of a tree, the anchor not counted (tree; needs a drafter).",
+    "budget": "Nodes of a tree, the anchor not counted: a number, or auto (tree; needs a drafter).",
     "drafts": "likeliest, or sampled from the drafter's laws (tree).",
     "block_size": "Positions a block.",
     "exact": "Keep the block-size-one law (--exact); --hybrid verifies where the route says so.",
@@ -86,12 +91,13 @@ def _kinds() -> dict[str, type]:
     """Every option's type, in the order of `HELP`."""
     kinds: dict[str, type] = {
         "block": str,
+        "budget": str,
         "draft_window": int,
         **{name: kind for name, (_, kind) in EDIT.items()},
     }
     for decoder in (Tree, *BLOCK):
         for name, hint in get_type_hints(decoder).items():
-            if name in HELP:
+            if name in HELP and name not in kinds:
                 kinds[name] = next(kind for kind in (get_args(hint) or (hint,)) if kind is not NoneType)
     return {name: kinds[name] for name in HELP}
 
@@ -131,8 +137,9 @@ def build_decoder(name: str | None, options: Mapping[str, Any], policy: str | No
     editing = {EDIT[key][0]: values.pop(key) for key in tuple(EDIT) if key in values}
     if editing:
         values["edit"] = Editing(**editing)
-    if str(values.get("block", "")).isdecimal():
-        values["block"] = int(values["block"])
+    for key in ("block", "budget"):
+        if str(values.get(key, "")).isdecimal():
+            values[key] = int(values[key])
     known = {f.name for f in dataclasses.fields(kind)} - {"costs"}  # several numbers: of the Python API alone
     if policy is not None and "policy" in known:
         values["policy"] = policy

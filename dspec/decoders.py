@@ -8,6 +8,7 @@ from dspec.core.estimates import Estimator
 from dspec.core.routing import Route
 from dspec.core.selection import Selection
 from dspec.core.settings import read_integer, read_number
+from dspec.core.tree_budget import TreeCosts as TreeCosts
 from dspec.errors import ConfigError, explain
 from dspec.speculative_decoder import Speculative as Speculative
 from dspec.tree_decoder import Tree as Tree

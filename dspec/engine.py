@@ -13,13 +13,13 @@ from dspec.backends.tree_judge import RequestTreeJudge
 from dspec.batching import BATCH_SIZE, alike, batch_chunks, open_batch
 from dspec.core.cut_pass import CutPass
 from dspec.core.decode import Limits, Pass, block_pass, decode
-from dspec.core.draft_length import Costs
-from dspec.core.tree_decode import tree_pass
+from dspec.core.tree_decode import SizedTreePass, tree_pass
 from dspec.decoders import Autoregressive, Speculative, Tree
 from dspec.drafting import drafting_of, windowed
 from dspec.errors import ConfigError, NumericsError, explain
 from dspec.generation import Chunk, Generation
 from dspec.job import Job
+from dspec.pass_costs import PassCosts
 from dspec.prompt import Prompt, encode_prompt, is_many
 from dspec.request import Request, check_batch_size, check_length, parse_request, parse_requests
 from dspec.rng import Stream
@@ -44,8 +44,8 @@ class Engine:
     target: TargetModel
     drafter: DrafterModel | None
     ops: ArrayOps
-    # Costs of passes by K, measured once (DL-13); an engine made by `replace` measures its own.
-    _costs: dict[int, Costs] = field(default_factory=dict, init=False, repr=False, compare=False)
+    # Measured once (DL-13, DL-14); an engine made by `replace` measures its own.
+    _costs: PassCosts = field(default_factory=PassCosts, init=False, repr=False, compare=False)
 
     def generate(
         self, prompt: Prompt | Sequence[Prompt], *, batch_size: int = BATCH_SIZE, **settings: Any
@@ -168,13 +168,15 @@ class Engine:
         tree = request.decoder if isinstance(request.decoder, Tree) else None
         ids = self._encode(prompt, where)
         check_length(len(ids) + request.max_new_tokens, self.target.max_positions)
+        drafting = drafting_of(request.decoder, self, self._costs)
+        most = drafting.most_nodes
         return Job(
             ids=ids,
             limits=Limits(request.max_new_tokens, frozenset() if request.ignore_eos else self.target.eos_ids),
-            judge=judge if tree is None else tree_judge(judge, tree.budget, sampled=tree.drafts == "sampled"),
-            ahead=n_slots if tree is None else max(n_slots, tree.budget),
+            judge=judge if tree is None else tree_judge(judge, most, sampled=tree.drafts == "sampled"),
+            ahead=max(n_slots, most),
             drafter=drafter,
-            drafting=drafting_of(request.decoder, self, self._costs),
+            drafting=drafting,
             text=open_text(self.target.tokenizer, request.stops),
         )
 
@@ -259,4 +261,6 @@ class Engine:
         one_pass: Any = tree_pass if isinstance(job.judge, RequestTreeJudge) else block_pass
         if job.drafting.auto is not None:
             one_pass = CutPass(job.drafting.auto, DraftArrays(self.ops))
+        if job.drafting.trees is not None:
+            one_pass = SizedTreePass(job.drafting.trees, DraftArrays(self.ops))
         yield from decode(target, drafter, job.judge, job.ids, job.limits, one_pass=one_pass)

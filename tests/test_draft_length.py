@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dspec import cli, drafting
+from dspec import cli, pass_costs
 from dspec.backends.numpy import NumpyOps, TableDrafter, TableTarget
 from dspec.cli_decoders import build_decoder, parse_decoder
 from dspec.core.draft_length import IDLE_PASSES, AutoLength, Costs
@@ -168,8 +168,8 @@ def test_one_host_read_a_pass():
 
 def test_costs_are_measured_once_an_engine(monkeypatch):
     measured = []
-    real = drafting.measure_costs
-    monkeypatch.setattr(drafting, "measure_costs", lambda engine: measured.append(1) or real(engine))
+    real = pass_costs.measure_costs
+    monkeypatch.setattr(pass_costs, "measure_costs", lambda engine: measured.append(1) or real(engine))
     engine = tables(autoregressive=True)
     running = engine.stream(PROMPT, max_new_tokens=30, seed=2, temperature=1.0, ignore_eos=True)
     first = [next(running), next(running)]
@@ -179,11 +179,11 @@ def test_costs_are_measured_once_an_engine(monkeypatch):
     assert len(measured) == 1
     whole = engine.generate(PROMPT, max_new_tokens=30, seed=2, temperature=1.0, ignore_eos=True)
     assert (*first[0].tokens, *first[1].tokens, *(t for c in running for t in c.tokens)) == whole.tokens
-    costs = engine._costs[K]
+    costs = engine._costs.blocks[K]
     assert costs.n_slots == K and costs.draft > 0 and min(costs.verify) > 0
     other = replace(engine, drafter=replace(engine.drafter, table=engine.drafter.table[:2]))
     other.generate(PROMPT, max_new_tokens=5, decoder=Speculative(block="auto"))
-    assert len(measured) == 2 and other._costs[2].n_slots == 2 and engine == engine
+    assert len(measured) == 2 and other._costs.blocks[2].n_slots == 2 and engine == engine
 
 
 @pytest.mark.clause("DL-7", "DL-4", "DL-5")

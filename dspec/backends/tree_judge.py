@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dspec.backends.judge import RequestJudge, malformed
 from dspec.core.numerics import widen
@@ -27,8 +27,12 @@ class RequestTreeJudge:
     budget: int
 
     def first(self, scores: Scores, position: int) -> int:
-        """Return the token after the prompt, as every policy draws it."""
+        """Return the token after the prompt, or after an anchor without a tree, as every policy draws it."""
         return self.request.first(scores, position)
+
+    def sized(self, budget: int) -> "RequestTreeJudge":
+        """Return the judge of trees of another budget, of the same request."""
+        return replace(self, budget=budget)
 
     def rule(self, position: int) -> Callable[..., Tree]:
         """Return the rule that makes a tree of draft logits (1, K, V), for the anchor at `position`."""

@@ -1,7 +1,8 @@
 """Measuring tree passes, and decoding a suite with trees."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from statistics import median
 from time import perf_counter
 from typing import Any
 
@@ -28,11 +29,12 @@ def measure_trees(
     budgets: Sequence[int],
     repetitions: int = 15,
     clock: Clock = perf_counter,
+    typical: Callable[[Sequence[float]], float] = median,
 ) -> TreeTimes:
     """Time tree passes after a context: the proposal with its tree, the target's pass, the rest.
 
-    Medians over repetitions, in each of which every budget has one pass; greedy. What is kept is the
-    anchor and one node.
+    Medians over repetitions, or what `typical` says, in each of which every budget has one pass; greedy.
+    What is kept is the anchor and one node.
 
     Spec: DL-11.
 
@@ -42,6 +44,7 @@ def measure_trees(
         budgets: nodes of a tree, the anchor not counted.
         repetitions: timed, after some that are not.
         clock: seconds.
+        typical: time of several.
 
     Returns:
         The times.
@@ -55,10 +58,10 @@ def measure_trees(
         raise ConfigError(explain("trees", "no drafter", "a drafter, whose laws they are made of"))
     if repetitions < 1:
         raise ConfigError(explain("pass times", f"{repetitions} repetitions", "at least one"))
-    sizes = sorted({Tree(budget=budget).budget for budget in budgets})
+    sizes = sorted({int(Tree(budget=budget).budget) for budget in budgets})
     engine.target.check_trees()
     check_length(len(context) + sizes[-1] + 1, engine.target.max_positions)
-    middle = medians(_Bench(engine, context, sizes, clock).round, repetitions)
+    middle = medians(_Bench(engine, context, sizes, clock).round, repetitions, typical=typical)
     parts = {part: {n: middle[part, n] for n in sizes} for part in ("verify", "draft", "rest")}
     return TreeTimes(context=len(context), **parts)
 

@@ -44,6 +44,7 @@ TITLES = {
     "DL-11": "Tree pass",
     "DL-12": "Batches",
     "DL-13": "Draft length",
+    "DL-14": "Tree size",
     "RN-1": "Keys",
     "RN-2": "No key twice",
     "RN-3": "The grid",
@@ -91,6 +92,7 @@ BY_PYTEST = {
     "DL-11": "tests/test_tree_sessions.py",  # masks and positions of real models
     "DL-10": "tests/test_replay_law.py",  # about texts that are there already: nothing is decoded
     "DL-13": "tests/test_draft_length_law.py",  # the checks decode whole blocks
+    "DL-14": "tests/test_sized_trees.py",  # the checks decode trees of one budget
     # What decides without a law, and what only models on disk and whole requests show.
     "RN-6": "tests/test_block_engine.py",
     "SS-1": "tests/test_block_models.py",

@@ -16,7 +16,13 @@ from dspec.oracle.enumerate import Source
 from dspec.oracle.rejection import Law, draw
 from dspec.oracle.sampled_tree import draw_children
 from dspec.oracle.several import verify_several
-from dspec.testing.models.symbolic_trees import ExactTreeJudge, TreeDrafter, TreeTarget, raw_laws, tree_sampler
+from dspec.testing.models.symbolic_trees import (
+    ExactTreeJudge,
+    TreeDrafter,
+    TreeTarget,
+    raw_laws,
+    tree_sampler,
+)
 from dspec.testing.models.worlds import World
 
 Drafts = tuple[list[int], list[Law]]

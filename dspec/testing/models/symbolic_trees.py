@@ -84,6 +84,11 @@ class ExactTreeJudge:
         """Return the token after the prompt."""
         return draw(scores.logits[-1], self.uniforms("close", position, 0))
 
+    def sized(self, budget: int) -> "ExactTreeJudge":
+        """Return itself, whose next trees have this budget."""
+        self.budget = budget
+        return self
+
     def rule(self, position: int) -> Callable[[Any], Tree]:
         """Return what makes a tree of laws."""
         return lambda laws: tree_of(laws, self.budget)
