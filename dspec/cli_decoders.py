@@ -21,7 +21,12 @@ NAMES: dict[str, type[Any]] = {
     "wino": Wino,
 }
 BLOCK = (Diffusion, SelfSpeculative, Wino)  # decoders of block-diffusion models alone
-PANELS = {"block": "Drafted blocks", "draft_window": "Drafted blocks", "budget": "Draft trees", "drafts": "Draft trees"}
+PANELS = {
+    "block": "Drafted blocks",
+    "draft_window": "Drafted blocks",
+    "budget": "Draft trees",
+    "drafts": "Draft trees",
+}
 EDIT = {"edit_threshold": ("threshold", float), "edit_passes": ("max_passes", int)}
 HELP = {
     "block": "Drafts that a pass verifies: a number, or auto (speculative; needs a drafter).",

@@ -40,4 +40,6 @@ class Tree:
         value = read_integer("budget", self.budget, 1, MOST_NODES + 1, needed, clause="RS-23")
         object.__setattr__(self, "budget", value)
         if self.drafts not in DRAFTS:
-            raise ConfigError(explain("drafts", repr(self.drafts), f"one of {', '.join(DRAFTS)}", clause="RS-24"))
+            raise ConfigError(
+                explain("drafts", repr(self.drafts), f"one of {', '.join(DRAFTS)}", clause="RS-24")
+            )

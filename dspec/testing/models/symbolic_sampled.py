@@ -16,7 +16,13 @@ from dspec.oracle.enumerate import Source
 from dspec.oracle.rejection import Law, draw
 from dspec.oracle.sampled_tree import draw_children
 from dspec.oracle.several import verify_several
-from dspec.testing.models.symbolic_trees import ExactTreeJudge, TreeDrafter, TreeTarget, raw_laws, tree_sampler
+from dspec.testing.models.symbolic_trees import (
+    ExactTreeJudge,
+    TreeDrafter,
+    TreeTarget,
+    raw_laws,
+    tree_sampler,
+)
 from dspec.testing.models.worlds import World
 
 Drafts = tuple[list[int], list[Law]]
@@ -108,7 +114,7 @@ class SampledDrafter(TreeDrafter):
 
 
 class ExactSampledJudge(ExactTreeJudge):
-    """`core.tree_decode.TreeJudge` on symbolic uniforms: draws families, tries them one child after another."""
+    """`core.tree_decode.TreeJudge` on symbolic uniforms: draws families, tries their children in turn."""
 
     last: Any = None  # the tree of the pass before, and the tokens at its nodes
 
