@@ -52,7 +52,8 @@ def test_chunks_make_up_the_level_and_no_two_try_the_same(level):
     for part in parts:
         kind = (part.check, part.subject)
         counts[kind] = counts.get(kind, 0) + part.arguments.get("rows", part.arguments.get("count", 0))
-    for policy in ("greedy", "one_hot", "rejection", "sample_match", "sampled_match", "tree 2", "tree 5"):
+    trees = ("tree 2", "tree 5", "sampled tree 2", "sampled tree 5")
+    for policy in ("greedy", "one_hot", "rejection", "sample_match", "sampled_match", *trees):
         assert counts["exact_law", f"loop exact {policy}"] == level.worlds
     for backend in ("numpy", "cpu", "mlx"):
         for dtype in ("float32", "bfloat16", "float16"):
@@ -72,7 +73,7 @@ def test_all_statistical_parts_together_fail_a_right_library_less_than_once_in_a
     for level in LEVELS.values():
         parts = plan(level, backends)
         alphas = [part.arguments["alpha"] for part in parts if part.check in ("distribution", "independence")]
-        assert len(alphas) == 14 * len(backends) and 8e-10 < sum(alphas) < 1e-9
+        assert len(alphas) == 16 * len(backends) and 8e-10 < sum(alphas) < 1e-9
         assert not any(
             "alpha" in p.arguments for p in parts if p.check not in ("distribution", "independence")
         )

@@ -1,6 +1,7 @@
 """Parts of a level on trees and batches: passed where they can run, failed by a fault of just these."""
 
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from dspec.backends.registry import open_ops
 from dspec.core.types import Scores
 from dspec.engine import Engine
 from dspec.testing.levels import SMOKE
+from dspec.testing.models.symbolic_sampled import ExactSampledJudge, sampled_tree_sampler
 from dspec.testing.models.symbolic_trees import ExactTreeJudge, tree_sampler
 from dspec.testing.models.table_engine import table_engine
 from dspec.testing.models.worlds import make_worlds
@@ -21,14 +23,15 @@ from tests.small_engines import small_engine
 TINY = replace(SMOKE, draws=50)
 
 
-@pytest.mark.clause("RS-23")
-def test_trees_are_checked_where_they_can_be_and_not_run_elsewhere():
+@pytest.mark.clause("RS-23", "RS-24")
+@pytest.mark.parametrize("what", ["tree 5", "sampled tree 5"])
+def test_trees_are_checked_where_they_can_be_and_not_run_elsewhere(what):
     """The first engine drafts token after token; the other one's target draws its nodes by a wrong law."""
 
     def trees(engine):
         bench = bench_of(engine)
         parts = share_alpha(list(subject_parts(bench, TINY, seed=0)))
-        (part,) = [part for part in parts if part.what == "tree 5"]
+        (part,) = [part for part in parts if part.what == what]
         return run_part(part, bench)
 
     chained = trees(small_engine())
@@ -60,6 +63,29 @@ def test_the_part_of_trees_fails_a_wrong_pass(monkeypatch, budget):
     )
     report = run_part(part)
     assert not report.passed and not run_part(part, only=report.replay["arguments"]).passed
+
+
+@pytest.mark.clause("RS-24")
+@pytest.mark.parametrize("budget", [2, 5])
+def test_the_part_of_sampled_trees_fails_a_wrong_pass(monkeypatch, budget):
+    given = {"policy": f"sampled tree {budget}", "count": 9, "seed": 1}
+    part = Part("exact_law", "loop", "exact", f"sampled tree {budget}", given)
+    report = run_part(part)
+    assert report.passed and {"RS-4", "RS-22", "RS-24"} <= set(report.clauses)
+    monkeypatch.setattr(
+        "dspec.testing.entries.sampled_tree_sampler",
+        lambda budget: sampled_tree_sampler(budget, judge=FlatLaws),
+    )
+    report = run_part(part)
+    assert not report.passed and not run_part(part, only=report.replay["arguments"]).passed
+
+
+class FlatLaws(ExactSampledJudge):
+    """Wrong: drafts are judged as if all tokens had been equally likely."""
+
+    def children(self, law, raw, nodes, uniforms):
+        tokens, laws = super().children(law, raw, nodes, uniforms)
+        return tokens, [[Fraction(1, len(law))] * len(law) for _ in laws]
 
 
 class NeighboursLaw(ExactTreeJudge):

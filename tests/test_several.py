@@ -121,9 +121,58 @@ def test_nothing_left_without_replacement_is_zero(xp):
 
 @pytest.mark.parametrize(
     ("target", "tokens", "laws"),
-    [((2, 4), (2, 0), None), ((2, 4), (1, 2), None), ((2, 4), (2, 3), (2, 3, 5))],
+    [
+        ((2, 4), (2, 0), None),
+        ((2, 4), (1, 2), None),
+        ((2, 4), (2, 3), (2, 3, 5)),
+        ((2, 4), (2, 3), (2, 5)),
+    ],
 )
 def test_shapes_are_checked(target, tokens, laws):
     probs = None if laws is None else np.full(laws, 0.2)
     with pytest.raises(ShapeError, match="verify_several"):
         verify_several(np.full(target, 0.25), np.zeros(tokens, np.int32), probs, None, None, xp=npx)
+
+
+@pytest.mark.clause("RS-22", "RS-24")
+@pytest.mark.parametrize("used_up", [False, True])
+def test_one_law_for_drafts_without_replacement_is_that_of_each(xp, used_up):
+    """Handed over once (B, V), or as (B, k, V) that the scalar rule makes; rows of fewer drafts have -1."""
+    target, _, laws, accept, close = cases(400, 4, kind="soft", seed=5)
+    law = laws[:, 0]
+    if used_up:  # two tokens are left: the third and fourth drafts are picked
+        law = np.where(law >= np.sort(law, axis=1)[:, -2:-1], law, 0)
+        law = (law / law.sum(axis=1, keepdims=True)).astype(np.float32)
+    tokens = np.argsort(-law, axis=1, kind="stable")[:, :4].astype(np.int32)
+    counts = np.arange(400) % 5
+    drafted = np.where(np.arange(4) < counts[:, None], tokens, -1).astype(np.int32)
+    given = (target, drafted, law, accept, close)
+    index, emitted = (np.asarray(x).tolist() for x in verify_several(*map(xp.asarray, given), xp=xp))
+    for row, count in enumerate(counts.tolist()):
+        own = tokens[row, :count].tolist()
+        rows = [apart_law(law[row].tolist(), own[:j], own[j]) for j in range(count)]
+        uniforms = accept[row, :count].tolist(), close[row].tolist()
+        which, token = scalar(target[row].tolist(), own, rows, *uniforms, draw=draw_two_level)
+        assert (4 if which is None else which, token) == (index[row], emitted[row])
+
+
+def apart_law(law, taken, token):
+    """The law of one more draft; one-hot where nothing is left to draw."""
+    left = [0.0 if i in taken else mass for i, mass in enumerate(law)]
+    return [mass / sum(left) for mass in left] if sum(left) else [float(i == token) for i in range(len(law))]
+
+
+@pytest.mark.clause("RS-22", "RS-24")
+@pytest.mark.parametrize("kind", ["hot", "soft"])
+def test_a_correction_is_no_draft_that_fell(xp, kind):
+    """In float32 too, where the residual is not empty: u q >= p and u < 1 leave p - q <= 0."""
+    target, tokens, laws, accept, close = cases(3000, 3, kind=kind, seed=11)
+    accept[::2] = 1 - 2.0**-24
+    given = (target, tokens, laws, accept, close)
+    found = verify_several(*(None if x is None else xp.asarray(x) for x in given), xp=xp)
+    index, emitted = np.asarray(found.index), np.asarray(found.tokens)
+    fell = index == 3
+    assert fell.sum() > 300
+    assert not (emitted[fell, None] == tokens[fell]).any()
+    p = np.float32(np.random.default_rng(0).random(10**6)) + np.float32(2**-30)
+    assert (np.float32(1 - 2**-24) * p < p).all(), "so an equal law never falls"

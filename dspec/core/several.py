@@ -110,7 +110,7 @@ def without_replacement(law: Array, taken: Array, *, xp: Any) -> Array:
 
 
 def _laws(draft_probs: Array | None, drafted: Array, like: Array, *, xp: Any) -> Iterator[Array]:
-    """Yield (B, V) a draft: the law that it was drawn from given those before it; one-hot if it was not drawn.
+    """Yield (B, V) a draft: the law it was drawn from given those before it; one-hot if it was not drawn.
 
     Those of drafts without replacement are made one after another: k of them, of V = 152k each, are not kept.
     """

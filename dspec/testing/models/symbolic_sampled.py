@@ -114,7 +114,7 @@ class SampledDrafter(TreeDrafter):
 
 
 class ExactSampledJudge(ExactTreeJudge):
-    """`core.tree_decode.TreeJudge` on symbolic uniforms: draws families, tries them one child after another."""
+    """`core.tree_decode.TreeJudge` on symbolic uniforms: draws families, tries their children in turn."""
 
     last: Any = None  # the tree of the pass before, and the tokens at its nodes
 

@@ -89,7 +89,7 @@ class _CorrectsFromTheTarget(ExactSampledJudge):
     """Where no child stands the token is drawn from the target's law, not from what is owed."""
 
     def judged(self, laws: Sequence[Law], tree: Any, position: int, node: int) -> int:
-        tokens, rows = tree.drafts(node)
+        tokens, _ = tree.drafts(node)
         token = super().judged(laws, tree, position, node)
         return token if token in tokens else draw(laws[node], self.uniforms("close", position, -1 - node))
 
