@@ -17,8 +17,10 @@ from dspec.testing.models.table_engine import table_engine
 from dspec.testing.models.worlds import make_worlds
 from dspec.testing.plan import Part, plan, share_alpha
 from dspec.testing.run import bench_of, run_part, subject_parts
+from tests import tiny_models
 from tests.rooms import DEVICES, ROOMS, of_rooms
 from tests.small_engines import small_engine
+from tests.tiny_drafters import config_for, fresh
 
 TINY = replace(SMOKE, draws=50)
 
@@ -49,6 +51,25 @@ def test_trees_are_checked_where_they_can_be_and_not_run_elsewhere(what):
 
     broken = Engine(Shifted(plain.target.inner, plain.ops), plain.drafter, plain.ops)
     assert trees(broken).status == "FAILED"
+
+
+@pytest.mark.clause("RS-23", "DL-11")
+def test_trees_of_every_framework_are_checked(room, monkeypatch):
+    """They run there; a target that draws its nodes by a neighbour's law is seen."""
+    target = tiny_models.opened("qwen3", room)
+    bench = bench_of(Engine(target, fresh(room, config_for(target)), room.operations))
+    parts = share_alpha(list(subject_parts(bench, TINY, seed=0)))
+    (part,) = [part for part in parts if part.what == "tree 5"]
+    assert run_part(part, bench).status == "passed"
+    session = room.target_session.TargetSession
+    read = session.score_tree
+
+    def shifted(self, anchor, tree):
+        logits = room.numpy(read(self, anchor, tree).logits)
+        return replace(read(self, anchor, tree), logits=room.array(np.roll(logits, 1, axis=1)))
+
+    monkeypatch.setattr(session, "score_tree", shifted)
+    assert run_part(part, bench).status == "FAILED"
 
 
 @pytest.mark.clause("RS-23")

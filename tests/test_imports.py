@@ -26,6 +26,7 @@ SHARED += (
     "target_digest",
     "tokenizer",
     "training",
+    "tree_nodes",
 )
 SHARED += ("whole_batch", "written")
 BACKEND = {"numpy", "dspec.core", "dspec.io", "dspec.config", "dspec.rng", *(f"dspec.{name}" for name in RUN)}

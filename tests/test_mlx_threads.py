@@ -13,6 +13,7 @@ import dspec
 from dspec.backends.examples import init_generator
 from dspec.config import TrainConfig
 from dspec.core.layouts import causal
+from dspec.core.tree import Tree
 from dspec.demo.settings import shipped_target
 from tests import tiny_models
 from tests.block_models import every, model
@@ -77,13 +78,36 @@ def test_a_session_goes_on_in_any_thread(kind):
         np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.clause("DL-4", "DL-11")
+def test_a_tree_is_kept_in_one_thread_and_read_on_in_another():
+    """What a path moves is under way when its call ends, or not laid out."""
+    found = []
+    for call in (lambda one_pass: one_pass(), elsewhere):
+        session = tiny_models.opened("qwen3", MLX).session(layer_ids=TAPS, capacity=24)
+
+        def one_pass(path, session=session):
+            mx.eval(session.score_tree(4, Tree((8, 9, 10, 11), (0, 0, 2, 3))).logits)
+            return session.keep(path)
+
+        call(lambda session=session: mx.eval(session.prefill([5, 6, 7]).logits))
+        kept = [
+            MLX.numpy(call(lambda path=path, run=one_pass: run(path))) for path in ((2, 3), (1,), (2,), ())
+        ]
+        found.append(np.concatenate(kept, axis=1))
+    np.testing.assert_array_equal(*found)
+
+
 def test_fresh_weights_are_used_in_any_thread():
     drafter = make_drafter(MLX, make_target(MLX))
     elsewhere(drafter.initialise, init_generator(0))
     assert all(np.isfinite(MLX.numpy(weight)).all() for weight in drafter.weights().values())
 
 
-@pytest.mark.parametrize("settings", [{}, {"temperature": 1.0, "policy": "rejection"}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"temperature": 1.0, "policy": "rejection"}, {"decoder": dspec.decoders.Tree(budget=8)}],
+    ids=str,
+)
 def test_a_stream_is_read_by_one_thread_after_another(settings):
     engine = dspec.load(shipped_target(), backend="mlx")
     config = TrainConfig(block_size=4, layers=1, seq_len=64)

@@ -205,12 +205,9 @@ def test_batches_and_trees_on_the_command_line(capsys, tmp_path, room):
     one, two = found["batches"]["plans"]
     assert (one["times"]["rows"], two["times"]["rows"]) == (1, 2) and one["forecasts"] == found["forecasts"]
     assert two["measured_autoregressive"] > 0 and two["forecasts"][0]["measured"] > 0
-    if room.device == "mlx":
-        assert found["trees"] is None and [note[:9] for note in found["notes"]] == ["No trees:"]
-    else:
-        (tree,) = found["trees"]["forecasts"]
-        assert tree["budget"] == 4 and tree["tau"] >= 1 and tree["measured"] > 0 and found["notes"] == []
-        assert found["trees"]["times"]["verify"]["4"] > 0 and found["trees"]["best_budget"] == 4
+    (tree,) = found["trees"]["forecasts"]
+    assert tree["budget"] == 4 and tree["tau"] >= 1 and tree["measured"] > 0 and found["notes"] == []
+    assert found["trees"]["times"]["verify"]["4"] > 0 and found["trees"]["best_budget"] == 4
     assert (tmp_path / "out" / "plan.png").stat().st_size > 10_000
 
 

@@ -5,6 +5,7 @@ import pytest
 
 import dspec
 from dspec.demo.settings import shipped_target
+from dspec.engine import Engine
 from dspec.evaluation.suites import load_suite
 from dspec.io.examples import Example
 from dspec.testing import compare_engines
@@ -53,24 +54,36 @@ def test_the_shipped_target_gives_the_same_tokens_in_both_rooms(engines, mode):
 @pytest.fixture(scope="module")
 def sayings():
     """What the tiny target says by itself: text that a drafter of 40 steps can learn."""
-    engine = dspec.engine.Engine(make_target(ROOMS["torch"]), None, ROOMS["torch"].operations)
+    engine = Engine(make_target(ROOMS["torch"]), None, ROOMS["torch"].operations)
     prompts = [list(range(i, i + 4)) for i in range(0, 60, 10)]
     texts = [[*p, *engine.generate(p, max_new_tokens=44).tokens] for p in prompts]
     return [Example(np.array(text), np.arange(len(text)) >= 4) for text in texts]
 
 
-@pytest.mark.clause("BD-7", "DL-2")
+TREE = {"decoder": dspec.decoders.Tree(budget=16)}
+
+
+@pytest.mark.clause("BD-7", "DL-2", "RS-23", "DL-11")
 @pytest.mark.parametrize("trained_in", ROOMS)
 def test_a_drafter_trained_in_one_room_has_the_same_tau_in_the_other(trained_in, sayings, tmp_path):
+    """By blocks and by trees; the sampled requests come from the same uniforms, none near an edge."""
     room, config = ROOMS[trained_in], make_config(steps=40, lr=1e-2, anchors=12)
     learner = make_learner(room, make_target(room), config, "ltr")
     room.train.fit(make_target(room), {"ltr": learner}, sayings, config, output=tmp_path, quiet=True)
+    asked = {"blocks": {}, "trees": TREE, "sampled trees": {**TREE, "temperature": 1.0, "seed": 3}}
     found = {}
     for name, other in ROOMS.items():
         drafter = other.drafter.load_drafter(tmp_path, device=other.device)
-        engine = dspec.engine.Engine(make_target(other), drafter, other.operations)
-        outs = engine.generate([e.tokens[:4].tolist() for e in sayings], max_new_tokens=24)
-        found[name] = [(out.tokens, out.stats.n_accepted) for out in outs]
-    assert found["torch"] == found["mlx"]
-    accepted = [n for _, counts in found["torch"] for n in counts]
-    assert 0 < sum(accepted) < 3 * len(accepted), "drafts all accepted or all rejected show little"
+        engine = Engine(make_target(other), drafter, other.operations)
+        prompts = [e.tokens[:4].tolist() for e in sayings]
+        for mode, settings in asked.items():
+            outs = engine.generate(prompts, max_new_tokens=24, **settings)
+            found[name, mode] = [(out.tokens, out.stats.n_accepted) for out in outs]
+    taus = {}
+    for mode in asked:
+        assert found["torch", mode] == found["mlx", mode]
+        accepted = [n for _, counts in found["torch", mode] for n in counts]
+        assert 0 < sum(accepted) < 3 * len(accepted), "drafts all accepted or all rejected show little"
+        taus[mode] = sum(accepted) / len(accepted)
+    assert [tokens for tokens, _ in found["mlx", "trees"]] == [tokens for tokens, _ in found["mlx", "blocks"]]
+    assert taus["trees"] > taus["blocks"]

@@ -165,9 +165,8 @@ class Knowing:
 
 @pytest.mark.clause("DL-4", "DL-5", "DL-7", "RS-15")
 @pytest.mark.parametrize("kind", ["qwen3", "mistral_sliding", "gemma3"])
-def test_deep_paths_of_real_models_keep_the_output_and_hand_on_the_features(kind):
+def test_deep_paths_of_real_models_keep_the_output_and_hand_on_the_features(kind, room):
     """Trees stand where the drafter's favourite is wrong; the features are those of the text."""
-    room = ROOMS["torch"]
     target = tiny_models.opened(kind, room)
     prompt = [5, 9, 17, 3, 30, 12, 8]
     settings = {"max_new_tokens": 40, "ignore_eos": True}
@@ -187,8 +186,7 @@ def test_deep_paths_of_real_models_keep_the_output_and_hand_on_the_features(kind
 
 
 @pytest.mark.clause("DL-7")
-def test_a_drafter_of_the_library_makes_trees():
-    room = ROOMS["torch"]
+def test_a_drafter_of_the_library_makes_trees(room):
     target = tiny_models.opened("qwen3", room)
     engine = Engine(target, fresh(room, config_for(target)), room.operations)
     prompts = [[5, 9, 17], [3], [40, 41, 42, 43, 44, 45]]
@@ -199,7 +197,8 @@ def test_a_drafter_of_the_library_makes_trees():
         strict=True,
     ):
         assert plain.tokens == tree.tokens == one.tokens
-        assert tree.stats.seconds["target"] > 0 < tree.stats.seconds["drafter"]
+        parts = () if room.name == "mlx" else ("target", "drafter")  # timing a part there would be a wait
+        assert all(tree.stats.seconds[part] > 0 for part in (*parts, "total"))
     again = [
         engine.generate(prompts[0], max_new_tokens=24, temperature=1.0, seed=6, decoder=Tree()) for _ in "ab"
     ]
@@ -207,9 +206,8 @@ def test_a_drafter_of_the_library_makes_trees():
     assert engine.generate(prompts[0], max_new_tokens=1, decoder=Tree()).stats.n_drafted == ()
 
 
-def test_the_longest_request_fits():
+def test_the_longest_request_fits(room):
     """Positions of a tree end K after its anchor, however many nodes it has."""
-    room = ROOMS["torch"]
     target = tiny_models.opened("qwen3", room)
     engine = Engine(target, fresh(room, config_for(target)), room.operations)
     out = engine.generate([5] * 200, max_new_tokens=56, ignore_eos=True, decoder=Tree(100))
@@ -248,9 +246,9 @@ def test_what_cannot_be_done_is_refused_at_the_call(engine):
 @pytest.mark.mlx
 def test_a_target_that_reads_no_trees_is_refused_before_decoding():
     room = ROOMS["mlx"]
-    target = tiny_models.opened("qwen3", room)
+    target = tiny_models.opened("qwen3_5", room)
     engine = Engine(target, fresh(room, config_for(target)), room.operations)
-    with pytest.raises(BackendUnavailable, match="one offset a pass"):
+    with pytest.raises(BackendUnavailable, match="recurrent state"):
         engine.stream([5], decoder=Tree())
     assert engine.generate([5], max_new_tokens=3).tokens
 
@@ -273,9 +271,9 @@ def test_the_command_line_knows_trees():
         build_decoder("speculative", {"budget": 8})
 
 
-def test_trees_at_the_command_line(capsys):
-    words = ["generate", str(GOLDEN / "target"), "--prompt-ids", "101 101 100", "--json", "--backend", "cpu"]
-    words += ["--max-new-tokens", "24"]
+def test_trees_at_the_command_line(capsys, room):
+    words = ["generate", str(GOLDEN / "target"), "--prompt-ids", "101 101 100", "--json"]
+    words += ["--max-new-tokens", "24", "--backend", room.device]
     tree = ["--drafter", str(GOLDEN / "drafter"), "--decoder", "tree", "--budget", "16"]
     assert cli.run([*words, *tree]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -1,6 +1,6 @@
 """Preallocated keys and values: written in place, forgotten by a change of length."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import mlx.core as mx
 
@@ -19,6 +19,7 @@ class CacheLayer:
         self._extent = extent
         self.keys: mx.array | None = None
         self.values: mx.array | None = None
+        self._moved: tuple[int, list[mx.array]] | None = None  # position, keys and values to be written there
 
     @property
     def offset(self) -> int:
@@ -35,10 +36,21 @@ class CacheLayer:
         start, end = self._extent.length, self._extent.end(keys.shape[2])
         if self.keys is None or self.values is None:
             self.keys, self.values = self._allocate(keys), self._allocate(values)
+        self._write_moved()
         # MLX writes into the buffer itself, as nobody else holds it once the last pass was evaluated.
         self.keys[:, :, start:end] = keys
         self.values[:, :, start:end] = values
         return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def take_out(self, rows: mx.array, to: int) -> list[mx.array]:
+        """Return keys and values at some positions, which the next pass writes from `to` on, before its own.
+
+        Not written at once: evaluated beside what takes the rows out, the write copies the whole buffer (8
+        of 8 did), which somebody else is still to read; and left lazy, it would belong to one thread.
+        """
+        taken = [buffer[:, :, rows] for buffer in self.arrays]
+        self._moved = to, taken
+        return taken
 
     def make_mask(
         self, N: int, return_array: bool = False, window_size: int | None = None
@@ -52,6 +64,13 @@ class CacheLayer:
         """
         end = self._extent.end(N)
         return make_mask(self._extent.length, end, window=window_size, as_array=return_array)
+
+    def _write_moved(self) -> None:
+        if self._moved is None:
+            return
+        (to, taken), self._moved = self._moved, None
+        for buffer, rows in zip(self.arrays, taken, strict=True):
+            buffer[:, :, to : to + rows.shape[2]] = rows
 
     def _allocate(self, like: mx.array) -> mx.array:
         """Heads, widths and dtype are those of the first keys and values."""
@@ -130,6 +149,20 @@ class KeyValueCache:
     def advance(self, added: int) -> None:
         """Commit positions that a finished pass wrote."""
         self._extent.advance(added)
+
+    def gather(self, path: Sequence[int]) -> None:
+        """Move rows of the last pass to the places behind its first: row path[i] to i + 1.
+
+        Only those that are elsewhere are moved: at most len(path) rows a layer, with the next pass.
+
+        Args:
+            path: row numbers, ascending; row 0 stays where it is.
+        """
+        stays = next((i for i, row in enumerate(path) if row != i + 1), len(path))
+        if stays == len(path):
+            return
+        rows, to = self.length + mx.array(path[stays:]), self.length + 1 + stays
+        mx.async_eval([layer.take_out(rows, to) for layer in self.layers if isinstance(layer, CacheLayer)])
 
     def rewind(self, length: int) -> None:
         """Forget every position >= length; nothing is copied."""

@@ -8,6 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from dspec.backends.mlx.cache import KeyValueCache, make_mask
+from dspec.backends.mlx.nodes import NodeCache
 from dspec.backends.mlx.row_cache import RowCache
 
 
@@ -51,7 +52,7 @@ def tapped(
     ids: mx.array,
     layer_ids: Sequence[int],
     *,
-    cache: KeyValueCache | RowCache | None = None,
+    cache: KeyValueCache | RowCache | NodeCache | None = None,
     stop: bool,
     masks: Mapping[int | None, Any] | None = None,
 ) -> tuple[mx.array, dict[int, mx.array]]:

@@ -1,6 +1,7 @@
 """The target: a causal language model of mlx-lm, frozen, with its parts by name."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,7 +19,7 @@ from dspec.backends.mlx.target_batch import TargetBatch, shared_windows
 from dspec.backends.mlx.target_checks import check_built, check_model, refuse_exact_gelu
 from dspec.backends.mlx.target_facts import read_config_of, read_eos_ids, read_facts
 from dspec.backends.mlx.target_session import TargetSession
-from dspec.backends.mlx.trees import refuse_unless_trees
+from dspec.backends.mlx.trees import refuse_unless_trees, tree_body
 from dspec.backends.target_digest import stride, target_digest
 from dspec.config import TargetFacts
 from dspec.errors import ConfigError, explain
@@ -61,6 +62,7 @@ class Target:
         self.body = _body(model, self._config, windows)
         self.head = Head(getattr(inner(model), "lm_head", None) or model.model.embed_tokens)
         check_model(model, self.body, self.logits)
+        self._reads_trees = False  # not tried yet
         self.eos_ids: frozenset[int] = read_eos_ids(self._config, config)
         self.facts: TargetFacts = read_facts(
             self._config, self.head, num_layers=len(self.body.layers), eos_ids=self.eos_ids, name=name
@@ -194,14 +196,21 @@ class Target:
         return TargetSession(self, layer_ids=layer_ids, capacity=capacity)
 
     def check_trees(self) -> None:
-        """Raise: draft trees are not read here.
+        """Raise unless sessions read draft trees; the model is tried once.
 
         Spec: DL-11.
 
         Raises:
-            BackendUnavailable: always; the message says why.
+            BackendUnavailable: they do not; the message says why.
         """
-        refuse_unless_trees(self.model)
+        if not self._reads_trees:
+            refuse_unless_trees(self.body)
+            self._reads_trees = True
+
+    @cached_property
+    def tree_body(self) -> Body:
+        """The layers as they run over the nodes of a tree."""
+        return tree_body(self.body)
 
     def batch(self, *, rows: int, layer_ids: Sequence[int] = (), capacity: int) -> TargetBatch | None:
         """Return an empty session for several requests; None where rows of this model cannot share a pass.

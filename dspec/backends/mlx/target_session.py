@@ -1,17 +1,21 @@
-"""One request's target pass: prefill, score, rewind."""
+"""One request's target pass: prefill, score, rewind; or score a tree and keep a path of it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
 from dspec.backends.layer_ids import check_layer_ids
+from dspec.backends.mlx.cache import KeyValueCache
+from dspec.backends.mlx.nodes import NodeCache
 from dspec.backends.mlx.ops import exact_inference
 from dspec.backends.mlx.replay import MERGED, Replay
-from dspec.backends.mlx.taps import tapped
-from dspec.backends.session_checks import check_prefill, check_score
+from dspec.backends.mlx.taps import Body, tapped
+from dspec.backends.mlx.trees import tree_layout
+from dspec.backends.session_checks import check_path, check_prefill, check_score, check_tree
+from dspec.core.tree import Tree
 from dspec.core.types import Scores
 
 if TYPE_CHECKING:
@@ -31,7 +35,7 @@ class TargetSession:
     Only the tapped layers' outputs are kept, and logits only where they are read. Nothing waits for the
     device but a prompt of several chunks, between them.
 
-    Spec: DL-4, DL-6, DL-8, NU-6.
+    Spec: DL-4, DL-6, DL-8, DL-11, NU-6.
 
     Args:
         target: the model.
@@ -52,6 +56,7 @@ class TargetSession:
         self._replay = Replay(self._cache.recurrent, capacity=capacity)
         self._chunk = chunk
         self._tidied = 0
+        self._tree: Tree | None = None  # scored and not yet kept
         self._features: mx.array | None = None  # of the last pass, until its verdict is read
 
     @property
@@ -112,14 +117,65 @@ class TargetSession:
             self._features = features
             return Scores(self._target.logits(hidden), features)
 
+    def score_tree(self, anchor: int, tree: Tree) -> Scores:
+        """Read the anchor and the nodes of a tree after it; nothing is committed before `keep`.
+
+        Args:
+            anchor: id in [0, V).
+            tree: its N nodes.
+
+        Returns:
+            Logits (1, N + 1, V), row i after node i, features (1, N + 1, F) or None.
+
+        Raises:
+            ShapeError: no tree, or an id outside the vocabulary.
+            ConfigError: more positions than the capacity.
+            BackendUnavailable: the model reads no trees.
+        """
+        check_tree(anchor, tree, vocab_size=self._target.vocab_size)
+        body = self._target.tree_body
+        with exact_inference():
+            positions, masks = tree_layout(body, tree, self.length)
+            ids = mx.array([[anchor, *tree.tokens]], dtype=mx.int32)
+            hidden, features = self._run(body, ids, NodeCache(self._cache, positions), masks=masks)
+            self._tree, self._features = tree, features
+            return Scores(self._target.logits(hidden), features)
+
+    def keep(self, path: Sequence[int]) -> mx.array | None:
+        """Commit the anchor and some nodes of the tree that was scored last, and forget the others.
+
+        Args:
+            path: node numbers, a way down from the anchor, which is not listed; () keeps it alone.
+
+        Returns:
+            Features (1, len(path) + 1, F) of anchor and path, or None.
+
+        Raises:
+            ShapeError: no such way, or no tree was scored just before.
+        """
+        check_path(path, self._tree)
+        features, self._tree = self._features, None
+        with exact_inference():
+            self._cache.gather(path)
+            self._cache.advance(len(path) + 1)
+            kept = None if features is None else features[:, mx.array([0, *path])]
+            self._begin(kept)
+            self._tidy()
+            return kept
+
     def rewind(self, length: int) -> None:
         """Forget every position >= length."""
+        self._tree = None
         self._cache.rewind(length)
         self._begin(self._features)
-        if length - self._tidied >= TIDY:
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Have MLX give back what it keeps, now and then."""
+        if self.length - self._tidied >= TIDY:
             mx.clear_cache()
-        if not 0 <= length - self._tidied < TIDY:
-            self._tidied = length
+        if not 0 <= self.length - self._tidied < TIDY:
+            self._tidied = self.length
 
     def _begin(self, features: mx.array | None) -> None:
         """Begin what outlives a pass and its verdict does not read; do not wait for it.
@@ -132,7 +188,7 @@ class TargetSession:
     def _read(self, ids: mx.array) -> tuple[mx.array, mx.array | None]:
         """Read new positions; where layers are recurrent, after what a rewind made them forget."""
         if not self._replay.needed:
-            return self._run(ids)
+            return self._read_on(ids)
         length = self.length
         plan = self._replay.begin(length)
         self._cache.rewind(plan.start)
@@ -143,7 +199,7 @@ class TargetSession:
                 self._replay.commit(again[:, :0], plan)
                 plan = self._replay.begin(length)
                 again = again[:, :0]
-            hidden, features = self._run(mx.concatenate([again, ids], axis=1))
+            hidden, features = self._read_on(mx.concatenate([again, ids], axis=1))
         except BaseException:
             self._cache.advance(length - self.length)  # the positions before it hold what they held
             raise
@@ -154,13 +210,25 @@ class TargetSession:
     def _read_again(self, ids: mx.array) -> None:
         """Read kept tokens for the states alone, in parts as a prompt is."""
         for first in range(0, ids.shape[1], self._chunk):
-            self._run(ids[:, first : first + self._chunk])
+            self._read_on(ids[:, first : first + self._chunk])
             mx.async_eval(self._cache.arrays)  # begun, so that it is not one graph; not waited for
 
-    def _run(self, ids: mx.array) -> tuple[mx.array, mx.array | None]:
+    def _read_on(self, ids: mx.array) -> tuple[mx.array, mx.array | None]:
         """Run the body over new positions; commit them once the pass has been laid out."""
-        body, cache = self._target.body, self._cache
-        hidden, caught = tapped(body, ids, self._layer_ids, cache=cache, stop=False)
-        cache.advance(ids.shape[1])
+        found = self._run(self._target.body, ids, self._cache)
+        self._cache.advance(ids.shape[1])
+        return found
+
+    def _run(
+        self,
+        body: Body,
+        ids: mx.array,
+        cache: KeyValueCache | NodeCache,
+        *,
+        masks: Mapping[int | None, mx.array] | None = None,
+    ) -> tuple[mx.array, mx.array | None]:
+        """Run a body over ids; their keys and values stand after the committed ones."""
+        self._tree = self._features = None  # its rows are overwritten
+        hidden, caught = tapped(body, ids, self._layer_ids, cache=cache, stop=False, masks=masks)
         features = mx.concatenate([caught[i] for i in self._layer_ids], axis=-1) if self._layer_ids else None
         return hidden, features
