@@ -25,7 +25,6 @@ from dspec.testing.models.symbolic_sampled import ExactSampledJudge, SampledDraf
 from dspec.testing.models.symbolic_trees import ExactTreeJudge, TreeDrafter, TreeTarget
 from dspec.testing.models.worlds import make_worlds, mixed_worlds
 from tests import tiny_models
-from tests.rooms import ROOMS
 from tests.test_tree_engine import PROMPT, Knowing, tables
 
 pytestmark = pytest.mark.clause("DL-14", "DL-11")
@@ -185,8 +184,7 @@ def test_waits_of_a_pass_and_keys():
 
 
 @pytest.mark.clause("DL-4", "DL-5", "DL-7")
-def test_the_drafter_gets_the_features_of_passes_that_went_by_without_it():
-    room = ROOMS["torch"]
+def test_the_drafter_gets_the_features_of_passes_that_went_by_without_it(room):
     target = tiny_models.opened("qwen3", room)
     prompt = [5, 9, 17, 3, 30, 12, 8]
     settings = {"max_new_tokens": 60, "ignore_eos": True}
