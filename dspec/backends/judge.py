@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from dspec.backends.ledger import Ledger, pack, reported, unpack
 from dspec.backends.protocol import ArrayOps
 from dspec.core.numerics import draw, widen
 from dspec.core.policies import GREEDY, Policy, draft_tokens
@@ -22,7 +23,7 @@ class RequestJudge:
     The uniforms of a pass are made when it needs them, keyed by its anchor's position, and the
     greedy policy makes none.
 
-    Spec: RN-1, RN-2, RS-10, RS-13, DL-6, DL-13.
+    Spec: RN-1, RN-2, RS-10, RS-13, RS-19, DL-6, DL-13.
 
     Args:
         ops: the backend's array operations.
@@ -30,6 +31,7 @@ class RequestJudge:
         sampling: settings of the request.
         stream: key of its uniforms.
         n_slots: K, drafted slots of a pass before it is cut.
+        ledger: what log-probabilities are written to; None: there are none.
     """
 
     ops: ArrayOps
@@ -37,6 +39,7 @@ class RequestJudge:
     sampling: Sampling
     stream: Stream
     n_slots: int
+    ledger: Ledger | None = None
 
     def first(self, scores: Scores, position: int) -> int:
         """Return the token after the prompt, drawn at the key of the last prompt position."""
@@ -45,7 +48,7 @@ class RequestJudge:
         if self.policy is not GREEDY:
             close = self._uniforms(Purpose.CLOSE, position, (1, 1, 2))[:, 0, :]
         verdict = first_tokens(logits, self.sampling, close, xp=self.ops.xp, warp=self.ops.operation("warp"))
-        return self._read(verdict, position)[1][0]
+        return self._read(verdict, logits[:, None, :], position)[1][0]
 
     def rule(self, position: int) -> Callable[..., Draft]:
         """Return the drafting rule of the pass whose anchor is at `position`."""
@@ -70,18 +73,26 @@ class RequestJudge:
             )
         judge = self.ops.operation("judge")
         verdict = judge(scores.logits, draft, self.policy, self.sampling, uniforms, xp=self.ops.xp)
-        return self._read(verdict, position)
+        return self._read(verdict, scores.logits, position)
 
     def _uniforms(self, purpose: Purpose, position: int, shape: tuple[int, ...]) -> Array:
         return self.ops.from_host(self.stream.uniforms(purpose, position, shape))
 
-    def _read(self, verdict: Verdict, position: int) -> tuple[int, list[int]]:
+    @property
+    def reports(self) -> Sampling | None:
+        """Settings of the law whose log-probabilities are reported; None: nothing is."""
+        return None if self.ledger is None else self.ledger.law
+
+    def _read(self, verdict: Verdict, logits: Array, position: int) -> tuple[int, list[int]]:
         """Bring one verdict to the host, in one transfer; refuse a malformed law (RS-16)."""
         xp = self.ops.xp
-        packed = xp.concat([xp.astype(verdict.n_accepted, xp.int32)[:, None], verdict.tokens], axis=1)
-        n_accepted, *tokens = self.ops.to_host(packed)[0]
+        ids = xp.concat([xp.astype(verdict.n_accepted, xp.int32)[:, None], verdict.tokens], axis=1)
+        told = reported(self.reports, logits, verdict.tokens, self.ops)
+        (n_accepted, *tokens), log_probs = unpack(self.ops.to_host(pack(ids, told, xp=xp))[0], ids.shape[1])
         if n_accepted < 0:
             raise malformed(self.stream, position)
+        if self.ledger is not None:
+            self.ledger.write(log_probs[: n_accepted + 1])
         return n_accepted, tokens
 
 
