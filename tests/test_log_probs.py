@@ -13,7 +13,7 @@ from dspec.core.policies import POLICIES
 from dspec.core.types import Sampling
 from dspec.core.warp import warp
 from dspec.engine import Engine
-from dspec.errors import ConfigError
+from dspec.errors import ConfigError, SpecViolation
 from dspec.oracle.decode import log_probs as witness
 from dspec.oracle.warp import warp_logits
 from dspec.testing.checks.requests import CountingOps
@@ -311,6 +311,14 @@ def test_tables_on_the_rooms_arrays_report_the_table_s(room):
         for those in (chunks, lonely):
             got = [p for chunk in those for p in chunk.log_probs]
             np.testing.assert_allclose(got, needed, atol=LOG_PROB, rtol=0)
+
+
+def test_a_pass_whose_judge_wrote_none_is_told_apart_from_an_older_one():
+    kept = ledger.Ledger(Sampling(temperature=1.0))
+    kept.write([-1.0, -2.0])
+    assert kept.read(2) == (-1.0, -2.0)
+    with pytest.raises(SpecViolation, match=r"log_probs: got 0 of a pass; needs 1.*RS-19"):
+        kept.read(1)
 
 
 def test_ids_of_the_largest_vocabularies_survive_the_shared_array(room):

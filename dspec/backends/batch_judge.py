@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dspec.backends.judge import RequestJudge, first_tokens, malformed
-from dspec.backends.ledger import pack, reported, unpack
+from dspec.backends.judge import RequestJudge, first_tokens, listed
+from dspec.backends.ledger import pack, reported
 from dspec.backends.protocol import ArrayOps
 from dspec.core.batch import Found
 from dspec.core.numerics import widen
 from dspec.core.policies import GREEDY, Policy, draft_tokens
 from dspec.core.types import Array, Draft, Sampling, Scores, Uniforms, Verdict
+from dspec.errors import NumericsError
 from dspec.rng import Purpose
 
 
@@ -123,20 +124,15 @@ class BatchJudge:
         """Bring all verdicts on logits (B, N, V) to the host at once; a malformed law is a row's error."""
         xp, asked = self.ops.xp, any(group.reports is not None for group in groups)
         parts = [self._packed(group, v, logits, asked) for group, v in zip(groups, verdicts, strict=True)]
-        n_ids = 1 + verdicts[0].tokens.shape[1]
         packed = self.ops.to_host(parts[0] if len(parts) == 1 else xp.concat(parts, axis=0))
         found: list[Found] = [(0, ())] * len(who)
         for row, of_row in zip((row for group in groups for row in group.rows), packed, strict=True):
-            (n_accepted, *tokens), log_probs = unpack(of_row, n_ids)
-            found[row] = (n_accepted, tokens)
             one = who[row]
-            if one is None:
-                continue
-            ledger = self.judges[one].ledger
-            if n_accepted < 0:
-                found[row] = malformed(self.judges[one].stream, positions[row])
-            elif ledger is not None:
-                ledger.write(log_probs[: n_accepted + 1])
+            if one is not None:
+                try:
+                    found[row] = self.judges[one].take(of_row, verdicts[0].tokens.shape[1], positions[row])
+                except NumericsError as error:
+                    found[row] = error.with_traceback(None)  # which would keep the logits of the pass
         return found
 
     def _packed(self, group: Group, verdict: Verdict, logits: Array, asked: bool) -> Array:
@@ -146,8 +142,7 @@ class BatchJudge:
             told = reported(group.reports, group.pick(logits, xp=xp), verdict.tokens, self.ops)
         elif asked:
             told = xp.astype(xp.zeros_like(verdict.tokens), widen(logits[:0], xp=xp).dtype)
-        ids = xp.concat([xp.astype(verdict.n_accepted, xp.int32)[:, None], verdict.tokens], axis=1)
-        return pack(ids, told, xp=xp)
+        return pack(listed(verdict, xp=xp), told, xp=xp)
 
     def _grouped(self, who: Sequence[int | None]) -> Groups:
         found: dict[Any, list[int]] = {}

@@ -85,10 +85,16 @@ class RequestJudge:
 
     def _read(self, verdict: Verdict, logits: Array, position: int) -> tuple[int, list[int]]:
         """Bring one verdict to the host, in one transfer; refuse a malformed law (RS-16)."""
-        xp = self.ops.xp
-        ids = xp.concat([xp.astype(verdict.n_accepted, xp.int32)[:, None], verdict.tokens], axis=1)
         told = reported(self.reports, logits, verdict.tokens, self.ops)
-        (n_accepted, *tokens), log_probs = unpack(self.ops.to_host(pack(ids, told, xp=xp))[0], ids.shape[1])
+        packed = self.ops.to_host(pack(listed(verdict, xp=self.ops.xp), told, xp=self.ops.xp))
+        return self.take(packed[0], verdict.tokens.shape[1], position)
+
+    def take(self, row: Sequence[Any], n_tokens: int, position: int) -> tuple[int, list[int]]:
+        """Return n_accepted and tokens of a packed verdict on the host; refuse a malformed law (RS-16).
+
+        Its log-probabilities, if there are any, go to the ledger.
+        """
+        (n_accepted, *tokens), log_probs = unpack(row, 1 + n_tokens)
         if n_accepted < 0:
             raise malformed(self.stream, position)
         if self.ledger is not None:
@@ -128,6 +134,26 @@ def first_tokens(
     token = xp.argmax(logits, axis=-1) if greedy else draw(warp(logits, sampling, xp=xp), close, xp=xp)
     sound = xp.isfinite(xp.max(logits, axis=-1))
     return Verdict(xp.where(sound, 0, -1), xp.astype(token, xp.int32)[:, None])
+
+
+def listed(verdict: Verdict, *, xp: Any) -> Array:
+    """Return the ids of verdicts as one array: n_accepted, then the tokens.
+
+    Spec: DL-6.
+
+    Args:
+        verdict: of B rows.
+        xp: array namespace of its arrays.
+
+    Returns:
+        (B, K + 2) int32.
+
+    Example:
+        >>> import array_api_compat.numpy as xp
+        >>> listed(Verdict(np.array([0]), np.array([[7]])), xp=xp).tolist()
+        [[0, 7]]
+    """
+    return xp.concat([xp.astype(verdict.n_accepted, xp.int32)[:, None], verdict.tokens], axis=1)
 
 
 def malformed(stream: Stream, position: int) -> NumericsError:

@@ -5,6 +5,7 @@ from typing import Any
 
 from dspec.backends.protocol import ArrayOps
 from dspec.core.types import Array, Sampling
+from dspec.errors import SpecViolation, explain
 
 
 class Ledger:
@@ -34,8 +35,16 @@ class Ledger:
         self._last = tuple(log_probs)
 
     def read(self, count: int) -> tuple[float, ...]:
-        """Return those of the first tokens of the last pass."""
-        return self._last[:count]
+        """Return those of the first tokens of the last pass, once.
+
+        Raises:
+            SpecViolation: there are fewer: the pass's judge wrote none, and an older pass's are not its.
+        """
+        found, self._last = self._last, ()
+        if len(found) < count:
+            needed = f"{count}, as many as the pass's tokens"
+            raise SpecViolation(explain("log_probs", f"{len(found)} of a pass", needed, clause="RS-19"))
+        return found[:count]
 
 
 def reported(law: Sampling | None, logits: Array, tokens: Array, ops: ArrayOps) -> Array | None:
