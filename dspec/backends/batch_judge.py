@@ -14,7 +14,6 @@ from dspec.core.batch import Found
 from dspec.core.numerics import widen
 from dspec.core.policies import GREEDY, Policy, draft_tokens
 from dspec.core.types import Array, Draft, Sampling, Scores, Uniforms, Verdict
-from dspec.errors import NumericsError
 from dspec.rng import Purpose
 
 
@@ -123,26 +122,18 @@ class BatchJudge:
     ) -> list[Found]:
         """Bring all verdicts on logits (B, N, V) to the host at once; a malformed law is a row's error."""
         xp, asked = self.ops.xp, any(group.reports is not None for group in groups)
-        parts = [self._packed(group, v, logits, asked) for group, v in zip(groups, verdicts, strict=True)]
+        parts = []
+        for group, verdict in zip(groups, verdicts, strict=True):
+            own = logits if group.reports is None else group.pick(logits, xp=xp)
+            told = reported(group.reports, own, verdict.tokens, self.ops, wide=asked)
+            parts.append(pack(listed(verdict, xp=xp), told, xp=xp))
         packed = self.ops.to_host(parts[0] if len(parts) == 1 else xp.concat(parts, axis=0))
         found: list[Found] = [(0, ())] * len(who)
         for row, of_row in zip((row for group in groups for row in group.rows), packed, strict=True):
             one = who[row]
             if one is not None:
-                try:
-                    found[row] = self.judges[one].take(of_row, verdicts[0].tokens.shape[1], positions[row])
-                except NumericsError as error:
-                    found[row] = error.with_traceback(None)  # which would keep the logits of the pass
+                found[row] = self.judges[one].take(of_row, verdicts[0].tokens.shape[1], positions[row])
         return found
-
-    def _packed(self, group: Group, verdict: Verdict, logits: Array, asked: bool) -> Array:
-        """Return a group's verdicts for the host, as wide as where log-probabilities are reported."""
-        xp, told = self.ops.xp, None
-        if group.reports is not None:
-            told = reported(group.reports, group.pick(logits, xp=xp), verdict.tokens, self.ops)
-        elif asked:
-            told = xp.astype(xp.zeros_like(verdict.tokens), widen(logits[:0], xp=xp).dtype)
-        return pack(listed(verdict, xp=xp), told, xp=xp)
 
     def _grouped(self, who: Sequence[int | None]) -> Groups:
         found: dict[Any, list[int]] = {}

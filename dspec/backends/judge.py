@@ -8,6 +8,7 @@ import numpy as np
 
 from dspec.backends.ledger import Ledger, pack, reported, unpack
 from dspec.backends.protocol import ArrayOps
+from dspec.core.batch import Found
 from dspec.core.numerics import draw, widen
 from dspec.core.policies import GREEDY, Policy, draft_tokens
 from dspec.core.types import Array, Draft, Sampling, Scores, Uniforms, Verdict
@@ -83,20 +84,23 @@ class RequestJudge:
         """Settings of the law whose log-probabilities are reported; None: nothing is."""
         return None if self.ledger is None else self.ledger.law
 
-    def _read(self, verdict: Verdict, logits: Array, position: int) -> tuple[int, list[int]]:
+    def _read(self, verdict: Verdict, logits: Array, position: int) -> tuple[int, Sequence[int]]:
         """Bring one verdict to the host, in one transfer; refuse a malformed law (RS-16)."""
         told = reported(self.reports, logits, verdict.tokens, self.ops)
         packed = self.ops.to_host(pack(listed(verdict, xp=self.ops.xp), told, xp=self.ops.xp))
-        return self.take(packed[0], verdict.tokens.shape[1], position)
+        found = self.take(packed[0], verdict.tokens.shape[1], position)
+        if isinstance(found, Exception):
+            raise found
+        return found
 
-    def take(self, row: Sequence[Any], n_tokens: int, position: int) -> tuple[int, list[int]]:
-        """Return n_accepted and tokens of a packed verdict on the host; refuse a malformed law (RS-16).
+    def take(self, row: Sequence[Any], n_tokens: int, position: int) -> Found:
+        """Return n_accepted and tokens of a verdict on the host, or the error of a malformed law (RS-16).
 
         Its log-probabilities, if there are any, go to the ledger.
         """
         (n_accepted, *tokens), log_probs = unpack(row, 1 + n_tokens)
         if n_accepted < 0:
-            raise malformed(self.stream, position)
+            return malformed(self.stream, position)
         if self.ledger is not None:
             self.ledger.write(log_probs[: n_accepted + 1])
         return n_accepted, tokens

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dspec.backends.protocol import ArrayOps
+from dspec.core.numerics import widen
 from dspec.core.types import Array, Sampling
 from dspec.errors import SpecViolation, explain
 
@@ -47,7 +48,9 @@ class Ledger:
         return found[:count]
 
 
-def reported(law: Sampling | None, logits: Array, tokens: Array, ops: ArrayOps) -> Array | None:
+def reported(
+    law: Sampling | None, logits: Array, tokens: Array, ops: ArrayOps, *, wide: bool = False
+) -> Array | None:
     """Return the log-probabilities of tokens on the device; None: nobody asks for them.
 
     Spec: RS-19.
@@ -57,10 +60,13 @@ def reported(law: Sampling | None, logits: Array, tokens: Array, ops: ArrayOps) 
         logits: (B, N, V), the target's.
         tokens: (B, N) ids, -1 where nothing is emitted.
         ops: array operations of both.
+        wide: zeros in the place of None, as others of the transfer are asked for theirs.
 
     Returns:
         (B, N) floating, or None.
     """
+    if law is None and wide:
+        return ops.xp.astype(ops.xp.zeros_like(tokens), widen(logits[:0], xp=ops.xp).dtype)
     if law is None:
         return None
     return ops.operation("log_probs")(logits, tokens, law, xp=ops.xp)
