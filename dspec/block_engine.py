@@ -159,6 +159,12 @@ class BlockDiffusion:
         if request.policy is not None:
             remedy = "Put it into the decoder: SelfSpeculative(exact=True, policy=...)."
             raise ConfigError(explain("policy", request.policy, "None", remedy=remedy, clause="SS-23"))
+        if request.log_probs is not None:
+            remedy = "dspec.load(target, drafter) reports them."
+            needed = "None: of a block-diffusion model they are not reported"
+            raise ConfigError(
+                explain("log_probs", repr(request.log_probs), needed, remedy=remedy, clause="SS-23")
+            )
         if isinstance(decoder, (Speculative, Tree)):
             needed = "Autoregressive(), Diffusion(...), Wino(...), SelfSpeculative(...) or None"
             raise ConfigError(explain("decoder", decoder, needed, clause="SS-23"))

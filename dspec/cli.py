@@ -95,6 +95,9 @@ def generate(
     family: Family = None,
     mask_token_id: MaskToken = None,
     ignore_eos: Annotated[bool, typer.Option(help="Go on after an end token.")] = False,
+    log_probs: Annotated[
+        str | None, typer.Option(help="raw or warped: the target's, in the --json output.")
+    ] = None,
     backend: Backend = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     as_json: AsJson = False,
@@ -117,10 +120,13 @@ def generate(
         "seed": seed,
         "stop": tuple(stop or ()),
         "ignore_eos": ignore_eos,
+        "log_probs": log_probs,
         "decoder": (made := build_decoder(decoder, options, policy)),
         "policy": None if hasattr(made, "policy") else policy,
     }
     parse_request(settings)  # before minutes of loading
+    if log_probs is not None and not as_json:
+        raise ConfigError(explain("--log-probs", log_probs, "--json beside it: text has no place for them"))
     named = family is not None or mask_token_id is not None or isinstance(made, BLOCK)
     if named or published_family(target) is not None:
         if drafter is not None:
@@ -146,7 +152,8 @@ def _generate(target: str, drafter: str | None, model: Any, given: Any, settings
     out = engine.generate(given, **settings)
     numbers = {"tau": out.stats.tau, "alpha": out.stats.alpha, "seconds": dict(out.stats.seconds)}
     fields = {"tokens": out.tokens, "text": out.text, "finish": out.finish, "n_emitted": out.n_emitted}
-    print(_json({**fields, **numbers, "tokens_per_second": out.stats.tokens_per_second}))
+    told = {} if out.log_probs is None else {"log_probs": out.log_probs}
+    print(_json({**fields, **told, **numbers, "tokens_per_second": out.stats.tokens_per_second}))
 
 
 def _generate_blocks(source: str, model: Any, given: Any, settings: Any, as_json: bool) -> None:
@@ -269,10 +276,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         app(arguments, standalone_mode=True)
-    except DspecError as error:
-        _note(f"{type(error).__name__}: {error}")
-        return 2
-    except OSError as error:
+    except (DspecError, OSError) as error:
         _note(f"{type(error).__name__}: {error}")
         return 2
     except SystemExit as leave:

@@ -139,7 +139,7 @@ class SelfSpeculative:
             their own in the pass, one less of each later draft; 0 lays it out as TiDAR does. None: 6.
         commit: see `Diffusion`.
         cache_mask: "causal", or (hybrid) "block".
-        draft_mask: "partially_causal" or "block".
+        draft_mask: "partially_causal" or, with window="aligned" or without `exact`, "block".
         route: (hybrid) when to verify: "span(t)", "score(t)", "hysteresis(on, off)", "ucb(beta)", "cost" or
             "cost(c)", "never"; None: "span(1)", every step.
         estimator: (hybrid) guess of the acceptance: "margin(t)", "entropy(t)", "confidence(g)",
@@ -221,6 +221,11 @@ def _refuse_mixed(decoder: SelfSpeculative) -> None:
         remedy = "Exact decoding keeps causal keys and values."
         got = f"{decoder.cache_mask!r} with exact=True"
         raise ConfigError(explain("cache_mask", got, "'causal'", remedy=remedy, clause="SS-23"))
+    if decoder.exact and decoder.window == "sliding" and decoder.draft_mask == "block":
+        # Its window begins at the first unknown position: it holds no known tokens that could see its masks.
+        remedy = "Take window='aligned', or leave draft_mask out."
+        got = "'block' with window='sliding'"
+        raise ConfigError(explain("draft_mask", got, "'partially_causal'", remedy=remedy, clause="SS-23"))
     if decoder.guesses is not None and decoder.layout != "fused":
         got = f"{decoder.guesses} with layout={decoder.layout!r}"
         raise ConfigError(explain("guesses", got, "layout='fused'", clause="SS-18"))

@@ -7,6 +7,7 @@ from typing import Any
 
 from dspec.backends.draft_arrays import CutDrafter, DraftArrays
 from dspec.backends.judge import NoDrafter, RequestJudge, check_ids
+from dspec.backends.ledger import Ledger
 from dspec.backends.protocol import ArrayOps, DrafterModel, TargetModel
 from dspec.backends.sampled_judge import tree_judge
 from dspec.backends.tree_judge import RequestTreeJudge
@@ -33,7 +34,7 @@ class Engine:
 
     Every call opens its own sessions: requests share no state, and a failing one leaves none.
 
-    Spec: DL-1, DL-7, DL-8, DL-9, DL-11, DL-12, DL-13, RS-8, RS-10, RS-13, RS-23.
+    Spec: DL-1, DL-7, DL-8, DL-9, DL-11, DL-12, DL-13, RS-8, RS-10, RS-13, RS-19, RS-23.
 
     Args:
         target: the model whose law is kept.
@@ -62,8 +63,10 @@ class Engine:
                 output is what it is alone, up to what a pass of another shape rounds differently. 1: one
                 after another.
             **settings: max_new_tokens=256, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0, seed=0,
-                stop=None, policy=None, decoder=None, ignore_eos=False. `decoder=None` drafts if
-                there is a drafter; `Speculative(...)` and `Tree(...)` need one.
+                stop=None, policy=None, decoder=None, ignore_eos=False, log_probs=None. `decoder=None`
+                drafts if there is a drafter; `Speculative(...)` and `Tree(...)` need one. `log_probs` is
+                "raw" or "warped": the target's log-probability of every token, before or under the
+                sampling settings.
 
         Returns:
             A `Generation`, or a list of them in the order asked; the i-th prompt of a list is request i of
@@ -164,7 +167,9 @@ class Engine:
         drafter = self._drafter_for(request.decoder)
         n_slots = 0 if drafter is None else drafter.block_size - 1
         stream = Stream(request.seed, request.number)
-        judge = RequestJudge(self.ops, request.rule(), request.sampling, stream, n_slots)
+        law = request.reports()
+        ledger = None if law is None else Ledger(law)
+        judge = RequestJudge(self.ops, request.rule(), request.sampling, stream, n_slots, ledger)
         tree = request.decoder if isinstance(request.decoder, Tree) else None
         ids = self._encode(prompt, where)
         check_length(len(ids) + request.max_new_tokens, self.target.max_positions)
@@ -178,6 +183,7 @@ class Engine:
             drafter=drafter,
             drafting=drafting,
             text=open_text(self.target.tokenizer, request.stops),
+            ledger=ledger,
         )
 
     def _drafter_for(self, decoder: Any) -> DrafterModel | None:

@@ -18,6 +18,7 @@ class Chunk:
         finish: None while the request goes on, else "eos", "stop", "length" or, of `stream_many` alone,
             "error".
         error: what ended the request, where finish is "error".
+        log_probs: the target's of each token, nats; None: they were not asked for.
     """
 
     tokens: tuple[int, ...]
@@ -26,6 +27,7 @@ class Chunk:
     n_drafted: int
     finish: str | None
     error: Exception | None = None
+    log_probs: tuple[float, ...] | None = None
 
     @property
     def text(self) -> str:
@@ -48,6 +50,7 @@ class Generation:
         finish: "eos", "stop" or "length".
         stats: tau, acceptance by slot, seconds by part.
         chunks: what each pass emitted, in order.
+        log_probs: the target's of each token, nats; their sum is that of the output. None: not asked for.
     """
 
     tokens: tuple[int, ...]
@@ -55,6 +58,7 @@ class Generation:
     finish: str | None
     stats: Stats
     chunks: tuple[Chunk, ...] = field(repr=False)
+    log_probs: tuple[float, ...] | None = field(default=None, repr=False)
 
     @property
     def n_emitted(self) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dspec.backends.judge import RequestJudge
+from dspec.backends.ledger import Ledger
 from dspec.backends.protocol import DrafterModel
 from dspec.backends.tree_judge import RequestTreeJudge
 from dspec.core.decode import Limits, Pass
@@ -25,6 +26,7 @@ class Job:
         drafter: that drafts for it, or None.
         drafting: how many of its drafts a pass verifies.
         text: that its tokens are fed to; None: the model has no tokenizer.
+        ledger: what the judge writes log-probabilities to; None: it writes none.
     """
 
     ids: list[int]
@@ -34,6 +36,7 @@ class Job:
     drafter: DrafterModel | None
     drafting: Drafting
     text: TextStream | None
+    ledger: Ledger | None = None
 
     @property
     def capacity(self) -> int:
@@ -50,6 +53,7 @@ class Job:
             n_drafted=step.n_drafted,
             finish=finish,
             error=step.error,
+            log_probs=None if self.ledger is None else self.ledger.read(len(tokens)),
         )
 
     def generation(self, chunks: Sequence[Chunk], seconds: Mapping[str, float]) -> Generation:
@@ -64,5 +68,10 @@ class Job:
         )
         text = None if self.text is None else "".join(chunk.text for chunk in chunks)
         return Generation(
-            tokens=tokens, text=text, finish=chunks[-1].finish, stats=stats, chunks=tuple(chunks)
+            tokens=tokens,
+            text=text,
+            finish=chunks[-1].finish,
+            stats=stats,
+            chunks=tuple(chunks),
+            log_probs=None if self.ledger is None else tuple(p for c in chunks for p in c.log_probs or ()),
         )

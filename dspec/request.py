@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dspec.core.log_probs import reported_law
 from dspec.core.policies import Policy, choose_policy
 from dspec.core.settings import read_integer
 from dspec.core.types import Sampling
@@ -13,14 +14,14 @@ from dspec.errors import ConfigError, explain
 from dspec.prompt import is_many
 
 SAMPLING = ("temperature", "top_k", "top_p", "min_p")
-SETTINGS = ("max_new_tokens", "seed", "ignore_eos", *SAMPLING, "stop", "policy", "decoder")
+SETTINGS = ("max_new_tokens", "seed", "ignore_eos", *SAMPLING, "stop", "policy", "decoder", "log_probs")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """Everything that decides one output, beside the models.
 
-    Spec: RS-13, RS-18, RN-1, DL-3, DL-9.
+    Spec: RS-13, RS-18, RS-19, RN-1, DL-3, DL-9.
 
     Args:
         max_new_tokens: most tokens to emit; >= 1.
@@ -31,6 +32,7 @@ class Request:
         policy: name of the policy; None: that of the decoder, else the default. Every policy is
             exact, so that it may be named without a drafter too.
         ignore_eos: go on after an end token.
+        log_probs: "raw" or "warped": which law's log-probabilities of the tokens come back; None: none.
 
     Raises:
         ConfigError: a value has the wrong type, is out of range, or does not fit another.
@@ -44,6 +46,7 @@ class Request:
     decoder: Any = None
     policy: str | None = None
     ignore_eos: bool = False
+    log_probs: str | None = None
 
     def __post_init__(self) -> None:
         for name, low, below, needed, clause in (
@@ -58,6 +61,7 @@ class Request:
         _check_stops(self.stops)
         self._check_decoder()
         self.rule()
+        self.reports()
 
     def _check_decoder(self) -> None:
         if not isinstance(self.decoder, (*DECODERS, type(None))):
@@ -83,6 +87,20 @@ class Request:
         name = self.policy if self.decoder is None else getattr(self.decoder, "policy", None)
         # A list or dict has no hash, so that looking it up would raise something else.
         return choose_policy(name if name is None or isinstance(name, str) else repr(name), self.sampling)
+
+    def reports(self) -> Sampling | None:
+        """Return the settings of the law whose log-probabilities are reported; None: nothing is.
+
+        Spec: RS-19.
+
+        Raises:
+            ConfigError: `log_probs` is no name of one.
+
+        Example:
+            >>> Request(log_probs="raw").reports().temperature
+            1.0
+        """
+        return reported_law(self.log_probs, self.sampling)
 
 
 def parse_request(settings: Mapping[str, Any]) -> Request:

@@ -357,6 +357,14 @@ REFUSED = [
     (hybrid(exact=True, min_commit=2), r"min_commit.*exact=True.*SS-23"),
     (hybrid(exact=True, cache_mask="block"), r"cache_mask: got 'block' with exact=True; needs 'causal'"),
     (hybrid(window="aligned"), r"window.*needs exact=True"),
+    (
+        hybrid(exact=True, draft_mask="block"),
+        r"draft_mask: got 'block' with window='sliding'; needs 'partially_causal'.*SS-23",
+    ),
+    (
+        hybrid(exact=True, layout="fused", draft_mask="block"),
+        r"draft_mask: got 'block' with window='sliding'",
+    ),
     (hybrid(layout="fused"), r"layout.*needs exact=True"),
     (hybrid(exact=True, guesses=2), r"guesses: got 2 with layout='separate'; needs layout='fused'"),
     (hybrid(guesses=2), r"guesses.*needs exact=True"),
@@ -388,6 +396,8 @@ def test_what_a_model_cannot_do_is_refused_before_a_pass(lm):
         ({"decoder": Speculative()}, r"decoder: got Speculative"),
         ({"decoder": Tree()}, r"decoder: got Tree"),
         ({"policy": "rejection"}, r"policy.*Put it into the decoder"),
+        ({"log_probs": "raw"}, r"log_probs: got 'raw'; needs None.*dspec.load\(target, drafter\).*SS-23"),
+        ({"log_probs": "both"}, r"log_probs: got 'both'; needs 'raw'.*RS-19"),
         ({"decoder": SelfSpeculative(exact=True, policy="typical")}, r"policy: got 'typical'"),
         ({"decoder": Diffusion(sub_block=3)}, r"multiple of sub_block=3"),
         ({"decoder": SelfSpeculative(exact=True, layout="fused", block_size=1)}, r"at least 2"),

@@ -42,6 +42,23 @@ def test_generate_prints_one_json_object(capsys, room):
     assert slow["tokens"] == found["tokens"] and slow["n_emitted"] == [1] * 11
 
 
+@pytest.mark.clause("RS-19")
+def test_log_probs_are_in_the_json_and_nowhere_else(capsys):
+    words = ("generate", TARGET, "--drafter", DRAFTER, "--prompt-ids", "101 101 100", "--max-new-tokens", 6)
+    words += ("--temperature", "0.7", "--top-p", "0.9")
+    found = {
+        name: json.loads(run(capsys, *words, "--json", "--log-probs", name)[1]) for name in ("raw", "warped")
+    }
+    assert found["raw"]["tokens"] == found["warped"]["tokens"]
+    assert len(found["raw"]["log_probs"]) == len(found["warped"]["log_probs"]) == 6
+    assert found["raw"]["log_probs"] != found["warped"]["log_probs"]
+    assert "log_probs" not in json.loads(run(capsys, *words, "--json")[1])
+    status, out, err = run(capsys, *words, "--log-probs", "raw")
+    assert (status, out) == (2, "") and "ConfigError: --log-probs: got raw; needs --json beside it" in err
+    status, _, err = run(capsys, *words, "--json", "--log-probs", "both")
+    assert status == 2 and "ConfigError: log_probs: got 'both'; needs 'raw'" in err
+
+
 def test_generate_streams_ids_where_there_is_no_tokenizer(capsys):
     status, out, err = run(capsys, "generate", TARGET, "--prompt-ids", "101,102", "--max-new-tokens", 5)
     assert status == 0 and len(out.split()) == 5

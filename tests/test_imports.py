@@ -28,7 +28,7 @@ SHARED += (
     "training",
     "tree_nodes",
 )
-SHARED += ("whole_batch", "written")
+SHARED += ("ledger", "whole_batch", "written")
 BACKEND = {"numpy", "dspec.core", "dspec.io", "dspec.config", "dspec.rng", *(f"dspec.{name}" for name in RUN)}
 BACKEND |= {"dspec.block_config"}
 BACKEND |= {f"dspec.backends.{name}" for name in SHARED}

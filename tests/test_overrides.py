@@ -15,7 +15,7 @@ from tests.test_overlap import problem as overlap_problem
 
 # Every room must have the first two, torch on a CPU all; `test_every_entry_is_tested` keeps the list whole.
 EVERYWHERE = ["gold_log_probs", "overlap_statistics"]
-ALL = [*EVERYWHERE, "judge", "warp"]
+ALL = [*EVERYWHERE, "judge", "log_probs", "warp"]
 OPERATIONS = pytest.mark.parametrize("name", ALL)
 
 
@@ -55,6 +55,8 @@ def all_numbers(room, name, function):
         return {"log_prob": log_prob, "gradient": grad}
     if name in ("judge", "warp"):
         return decoded(room, name, function)
+    if name == "log_probs":
+        return told(room, function)
     assert name == "overlap_statistics", "write the comparison of a new operation here"
     *arguments, weights = overlap_problem(room, rows=300, vocab=2003)
     values = function(*arguments, xp=room.xp)
@@ -86,6 +88,20 @@ def decoded(room, name, function):
             # Rows 3 to 5 may be malformed behind the closing token, which only core looks at.
             found |= {f"{key} n": room.numpy(verdict.n_accepted)[6:], key: room.numpy(verdict.tokens)[6:]}
     return found
+
+
+def told(room, function):
+    """Log-probabilities of tokens of all ranks, some rows asked nothing; under several settings."""
+    rng = np.random.default_rng(5)
+    logits = room.array(4 * rng.standard_normal((40, 6, 257), dtype=np.float32))
+    tokens = room.array(rng.integers(-1, 257, (40, 6)).astype(np.int32))
+    settings = (
+        {"temperature": 1.0},
+        {"temperature": 0.3},
+        {"temperature": 0.7, "top_k": 40, "top_p": 0.9},
+        {},
+    )
+    return {str(one): room.numpy(function(logits, tokens, Sampling(**one), xp=room.xp)) for one in settings}
 
 
 @OPERATIONS

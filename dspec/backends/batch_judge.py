@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dspec.backends.judge import RequestJudge, first_tokens, malformed
+from dspec.backends.judge import RequestJudge, first_tokens, listed
+from dspec.backends.ledger import pack, reported
 from dspec.backends.protocol import ArrayOps
 from dspec.core.batch import Found
 from dspec.core.numerics import widen
@@ -25,12 +26,14 @@ class Group:
         sampling: theirs.
         rows: their numbers on the host.
         index: the same on the device; None: they are all rows in order, and nothing is picked.
+        reports: settings of the law whose log-probabilities they report; None: they report none.
     """
 
     policy: Policy
     sampling: Sampling
     rows: tuple[int, ...]
     index: Array | None
+    reports: Sampling | None = None
 
     def pick(self, x: Array, *, xp: Any) -> Array:
         """Return the rows of the group, of an array (B, ...)."""
@@ -82,7 +85,7 @@ class BatchJudge:
             own = None if close is None or group.policy is GREEDY else group.pick(close, xp=xp)
             picked = group.pick(rows, xp=xp)
             verdicts.append(first_tokens(picked, group.sampling, own, xp=xp, warp=warp))
-        return self.read(groups, verdicts, who, positions)
+        return self.read(groups, verdicts, rows[:, None, :], who, positions)
 
     def opened(self, who: Sequence[int | None], positions: Sequence[int]) -> "BatchPass":
         """Return the judge of a pass of all rows."""
@@ -113,20 +116,23 @@ class BatchJudge:
         self,
         groups: Sequence[Group],
         verdicts: Sequence[Verdict],
+        logits: Array,
         who: Sequence[int | None],
         positions: Sequence[int],
     ) -> list[Found]:
-        """Bring all verdicts to the host in one transfer; a malformed law is the error of its row."""
-        xp = self.ops.xp
-        parts = [xp.concat([xp.astype(v.n_accepted, xp.int32)[:, None], v.tokens], axis=1) for v in verdicts]
+        """Bring all verdicts on logits (B, N, V) to the host at once; a malformed law is a row's error."""
+        xp, asked = self.ops.xp, any(group.reports is not None for group in groups)
+        parts = []
+        for group, verdict in zip(groups, verdicts, strict=True):
+            own = logits if group.reports is None else group.pick(logits, xp=xp)
+            told = reported(group.reports, own, verdict.tokens, self.ops, wide=asked)
+            parts.append(pack(listed(verdict, xp=xp), told, xp=xp))
         packed = self.ops.to_host(parts[0] if len(parts) == 1 else xp.concat(parts, axis=0))
         found: list[Found] = [(0, ())] * len(who)
-        for row, (n_accepted, *tokens) in zip((row for group in groups for row in group.rows), packed):
+        for row, of_row in zip((row for group in groups for row in group.rows), packed, strict=True):
             one = who[row]
-            if one is not None and n_accepted < 0:
-                found[row] = malformed(self.judges[one].stream, positions[row])
-            else:
-                found[row] = (n_accepted, tokens)
+            if one is not None:
+                found[row] = self.judges[one].take(of_row, verdicts[0].tokens.shape[1], positions[row])
         return found
 
     def _grouped(self, who: Sequence[int | None]) -> Groups:
@@ -135,8 +141,8 @@ class BatchJudge:
             if one is not None:
                 own = self.judges[one]
                 # Greedy rows are alike whatever their other settings: nothing is warped.
-                key = GREEDY if own.policy is GREEDY else (own.policy, own.sampling)
-                found.setdefault(key, []).append(row)
+                key: Any = GREEDY if own.policy is GREEDY else (own.policy, own.sampling)
+                found.setdefault((key, own.reports), []).append(row)
         firsts = [rows[0] for rows in found.values()]
         lists = list(found.values())
         lists[0].extend(row for row, one in enumerate(who) if one is None)
@@ -152,7 +158,8 @@ class BatchJudge:
     ) -> Group:
         one = who[first]
         assert one is not None
-        return Group(self.judges[one].policy, self.judges[one].sampling, tuple(rows), index)
+        own = self.judges[one]
+        return Group(own.policy, own.sampling, tuple(rows), index, own.reports)
 
     def _host(
         self, who: Sequence[int | None], positions: Sequence[int], parts: Sequence[tuple[Purpose, int]]
@@ -205,7 +212,7 @@ class BatchPass:
     def verdict(self, scores: Scores, draft: Draft) -> list[Found]:
         """Return what each row decided."""
         verdicts = [self._judged(group, scores, draft) for group in self._groups.each]
-        return self._parent.read(self._groups.each, verdicts, self._who, self._positions)
+        return self._parent.read(self._groups.each, verdicts, scores.logits, self._who, self._positions)
 
     def _drafted(self, group: Group, logits: Array, uniforms: Array | None) -> Draft:
         ops = self._parent.ops

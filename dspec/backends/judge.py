@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from dspec.backends.ledger import Ledger, pack, reported, unpack
 from dspec.backends.protocol import ArrayOps
+from dspec.core.batch import Found
 from dspec.core.numerics import draw, widen
 from dspec.core.policies import GREEDY, Policy, draft_tokens
 from dspec.core.types import Array, Draft, Sampling, Scores, Uniforms, Verdict
@@ -22,7 +24,7 @@ class RequestJudge:
     The uniforms of a pass are made when it needs them, keyed by its anchor's position, and the
     greedy policy makes none.
 
-    Spec: RN-1, RN-2, RS-10, RS-13, DL-6, DL-13.
+    Spec: RN-1, RN-2, RS-10, RS-13, RS-19, DL-6, DL-13.
 
     Args:
         ops: the backend's array operations.
@@ -30,6 +32,7 @@ class RequestJudge:
         sampling: settings of the request.
         stream: key of its uniforms.
         n_slots: K, drafted slots of a pass before it is cut.
+        ledger: what log-probabilities are written to; None: there are none.
     """
 
     ops: ArrayOps
@@ -37,6 +40,7 @@ class RequestJudge:
     sampling: Sampling
     stream: Stream
     n_slots: int
+    ledger: Ledger | None = None
 
     def first(self, scores: Scores, position: int) -> int:
         """Return the token after the prompt, drawn at the key of the last prompt position."""
@@ -45,7 +49,7 @@ class RequestJudge:
         if self.policy is not GREEDY:
             close = self._uniforms(Purpose.CLOSE, position, (1, 1, 2))[:, 0, :]
         verdict = first_tokens(logits, self.sampling, close, xp=self.ops.xp, warp=self.ops.operation("warp"))
-        return self._read(verdict, position)[1][0]
+        return self._read(verdict, logits[:, None, :], position)[1][0]
 
     def rule(self, position: int) -> Callable[..., Draft]:
         """Return the drafting rule of the pass whose anchor is at `position`."""
@@ -70,18 +74,35 @@ class RequestJudge:
             )
         judge = self.ops.operation("judge")
         verdict = judge(scores.logits, draft, self.policy, self.sampling, uniforms, xp=self.ops.xp)
-        return self._read(verdict, position)
+        return self._read(verdict, scores.logits, position)
 
     def _uniforms(self, purpose: Purpose, position: int, shape: tuple[int, ...]) -> Array:
         return self.ops.from_host(self.stream.uniforms(purpose, position, shape))
 
-    def _read(self, verdict: Verdict, position: int) -> tuple[int, list[int]]:
+    @property
+    def reports(self) -> Sampling | None:
+        """Settings of the law whose log-probabilities are reported; None: nothing is."""
+        return None if self.ledger is None else self.ledger.law
+
+    def _read(self, verdict: Verdict, logits: Array, position: int) -> tuple[int, Sequence[int]]:
         """Bring one verdict to the host, in one transfer; refuse a malformed law (RS-16)."""
-        xp = self.ops.xp
-        packed = xp.concat([xp.astype(verdict.n_accepted, xp.int32)[:, None], verdict.tokens], axis=1)
-        n_accepted, *tokens = self.ops.to_host(packed)[0]
+        told = reported(self.reports, logits, verdict.tokens, self.ops)
+        packed = self.ops.to_host(pack(listed(verdict, xp=self.ops.xp), told, xp=self.ops.xp))
+        found = self.take(packed[0], verdict.tokens.shape[1], position)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def take(self, row: Sequence[Any], n_tokens: int, position: int) -> Found:
+        """Return n_accepted and tokens of a verdict on the host, or the error of a malformed law (RS-16).
+
+        Its log-probabilities, if there are any, go to the ledger.
+        """
+        (n_accepted, *tokens), log_probs = unpack(row, 1 + n_tokens)
         if n_accepted < 0:
-            raise malformed(self.stream, position)
+            return malformed(self.stream, position)
+        if self.ledger is not None:
+            self.ledger.write(log_probs[: n_accepted + 1])
         return n_accepted, tokens
 
 
@@ -117,6 +138,26 @@ def first_tokens(
     token = xp.argmax(logits, axis=-1) if greedy else draw(warp(logits, sampling, xp=xp), close, xp=xp)
     sound = xp.isfinite(xp.max(logits, axis=-1))
     return Verdict(xp.where(sound, 0, -1), xp.astype(token, xp.int32)[:, None])
+
+
+def listed(verdict: Verdict, *, xp: Any) -> Array:
+    """Return the ids of verdicts as one array: n_accepted, then the tokens.
+
+    Spec: DL-6.
+
+    Args:
+        verdict: of B rows.
+        xp: array namespace of its arrays.
+
+    Returns:
+        (B, K + 2) int32.
+
+    Example:
+        >>> import array_api_compat.numpy as xp
+        >>> listed(Verdict(np.array([0]), np.array([[7]])), xp=xp).tolist()
+        [[0, 7]]
+    """
+    return xp.concat([xp.astype(verdict.n_accepted, xp.int32)[:, None], verdict.tokens], axis=1)
 
 
 def malformed(stream: Stream, position: int) -> NumericsError:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import dspec.core.gold
+import dspec.core.log_probs
 import dspec.core.overlap
 import dspec.core.policies
 import dspec.core.warp
@@ -14,6 +15,7 @@ CORE: dict[str, Callable[..., Any]] = {
     "gold_log_probs": dspec.core.gold.gold_log_probs,
     "overlap_statistics": dspec.core.overlap.overlap_statistics,
     "judge": dspec.core.policies.judge,
+    "log_probs": dspec.core.log_probs.log_probs,
     "warp": dspec.core.warp.warp,
 }
 

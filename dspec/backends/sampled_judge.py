@@ -39,31 +39,31 @@ class SampledTreeJudge(RequestTreeJudge):
 
     def drawn(self, scores: Scores, tree: Tree, position: int) -> Sequence[int]:
         """Return the token at every node, in one transfer; refuse a malformed law (RS-16)."""
-        request, own = self.request, families(tree.parents)
+        tokens = super().drawn(scores, tree, position)
+        self.seen.note(families(tree.parents), walk(tree, tokens)[0])
+        return tokens
+
+    def _tokens(self, scores: Scores, tree: Tree, position: int) -> Array:
+        """Return (1, N + 1) the token at every node: a child that stands, or a correction; -1: no law."""
+        request, own, xp = self.request, families(tree.parents), self.request.ops.xp
         table = np.asarray(own.table)
         drafted = np.where(table > 0, np.asarray((0, *tree.tokens))[table], -1).astype(np.int32)
         # Row n - 1 is of node n; what stands where there is no child is not read.
         accept = self._of_nodes(Purpose.ACCEPT, position, (len(tree.tokens), 1))[table - 1, 0]
         close = self._of_nodes(Purpose.CLOSE, position, (len(tree.tokens) + 1, 2))
-        found: list[int] = request.ops.to_host(
-            judge_children(
-                scores.logits[0],
-                request.sampling,
-                tree.probs,
-                request.ops.from_host(drafted),
-                (self._index(own.owners), self._slots(tree.depths, own.owners), self._index(own.leaves)),
-                request.ops.from_host(accept),
-                request.ops.from_host(close),
-                xp=request.ops.xp,
-                warp=request.ops.operation("warp"),
-            )
+        found = judge_children(
+            scores.logits[0],
+            request.sampling,
+            tree.probs,
+            request.ops.from_host(drafted),
+            (self._index(own.owners), self._slots(tree.depths, own.owners), self._index(own.leaves)),
+            request.ops.from_host(accept),
+            request.ops.from_host(close),
+            xp=xp,
+            warp=request.ops.operation("warp"),
         )
-        if min(found) < 0:
-            raise malformed(request.stream, position)
-        by_node = dict(zip((*own.owners, *own.leaves), found, strict=True))
-        tokens = [by_node[node] for node in range(len(found))]
-        self.seen.note(own, walk(tree, tokens)[0])
-        return tokens
+        by_node = np.argsort((*own.owners, *own.leaves))
+        return xp.take(found, request.ops.from_host(by_node), axis=0)[None, :]
 
     def _tree(self, logits: Array, position: int) -> Tree:
         """Return a tree of the fixed form, its tokens drawn from the warped laws of logits (1, K, V)."""

@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from dspec.backends.judge import RequestJudge, malformed
+from dspec.backends.ledger import pack, reported, unpack
 from dspec.core.numerics import widen
-from dspec.core.tree import Tree, best_first, draw_nodes
+from dspec.core.tree import Tree, best_first, draw_nodes, walk
 from dspec.core.types import Array, Scores
 from dspec.errors import ConfigError, explain
 from dspec.rng import Purpose
@@ -16,7 +17,7 @@ from dspec.rng import Purpose
 class RequestTreeJudge:
     """Decides for one request; implements `core.tree_decode.TreeJudge`.
 
-    Spec: RN-1, RS-16, RS-23, DL-11.
+    Spec: RN-1, RS-16, RS-19, RS-23, DL-11.
 
     Args:
         request: the judge of the request's blocks: its arrays, settings, uniforms and K.
@@ -47,16 +48,25 @@ class RequestTreeJudge:
         return rule
 
     def drawn(self, scores: Scores, tree: Tree, position: int) -> Sequence[int]:
-        """Return the target's own token at every node, in one transfer; refuse a malformed law (RS-16)."""
+        """Return the token at every node, in one transfer; refuse a malformed law (RS-16)."""
+        ops = self.request.ops
+        found = self._tokens(scores, tree, position)
+        told = reported(self.request.reports, scores.logits, found, ops)
+        tokens, log_probs = unpack(ops.to_host(pack(found, told, xp=ops.xp))[0], len(tree.tokens) + 1)
+        if min(tokens) < 0:
+            raise malformed(self.request.stream, position)
+        if self.request.ledger is not None:
+            self.request.ledger.write([log_probs[node] for node in (0, *walk(tree, tokens)[0])])
+        return tokens
+
+    def _tokens(self, scores: Scores, tree: Tree, position: int) -> Array:
+        """Return (1, N + 1) the target's own token at every node; -1: no law."""
         ops, sampling = self.request.ops, self.request.sampling
         uniforms = None
         if not sampling.greedy:
             shape = (1, len(tree.tokens) + 1, 2)
             uniforms = ops.from_host(self.request.stream.uniforms(Purpose.CLOSE, position, shape))
-        tokens: list[int] = ops.to_host(draw_nodes(scores.logits, sampling, uniforms, xp=ops.xp))[0]
-        if min(tokens) < 0:
-            raise malformed(self.request.stream, position)
-        return tokens
+        return draw_nodes(scores.logits, sampling, uniforms, xp=ops.xp)
 
     def _tree(self, logits: Array, position: int) -> Tree:
         """Return the tree of draft logits (1, K, V), on the host; refuse a malformed law (RS-16)."""

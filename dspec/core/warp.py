@@ -32,11 +32,31 @@ def warp(logits: Array, sampling: Sampling, *, xp: Any) -> Array:
     if sampling.greedy:
         best = xp.expand_dims(xp.argmax(logits, axis=-1), axis=-1)
         return xp.astype(indices_like(logits, xp=xp) == best, logits.dtype)
+    _, weights = weigh(logits, sampling, xp=xp)
+    return weights / xp.sum(weights, axis=-1, keepdims=True)
+
+
+def weigh(logits: Array, sampling: Sampling, *, xp: Any) -> tuple[Array, Array]:
+    """Return the logits that the law is made of, the largest being 0, and the law before it is normalised.
+
+    Spec: RS-13.
+
+    Args:
+        logits: (..., V) float32 or float64, nats.
+        sampling: the settings; not greedy.
+        xp: array namespace of `logits`.
+
+    Returns:
+        Logits over the temperature, uncut, and their exponentials with 0 for what is cut; both (..., V).
+
+    Example:
+        >>> import numpy as np, array_api_compat.numpy as xp
+        >>> weigh(np.array([0.0, -1.0]), Sampling(temperature=0.5, top_k=1), xp=xp)[1].tolist()
+        [1.0, 0.0]
+    """
     shifted = (logits - xp.max(logits, axis=-1, keepdims=True)) / sampling.temperature
     weights = xp.exp(shifted)
-    if sampling.truncates:
-        weights = _truncate(weights, sampling, xp=xp)
-    return weights / xp.sum(weights, axis=-1, keepdims=True)
+    return shifted, _truncate(weights, sampling, xp=xp) if sampling.truncates else weights
 
 
 def _truncate(weights: Array, sampling: Sampling, *, xp: Any) -> Array:

@@ -4,6 +4,7 @@ Target and drafter are functions from contexts to laws, so there is no cache her
 rewind: what this loop emits is what a loop with caches must emit.
 """
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -131,6 +132,29 @@ def generate(
         counts.append(len(block))
         emitted += block
     return Generation(cut(emitted, max_new_tokens=max_new_tokens, eos=eos), tuple(counts))
+
+
+def log_probs(target: Target, tokens: Sequence[int], *, prompt: tuple[int, ...]) -> tuple[float, ...]:
+    """Return the log-probability that the target gives each token after those before it.
+
+    Of nothing but the text: no pass, draft or verdict is known here.
+
+    Spec: RS-19.
+
+    Args:
+        target: see `Target`; raw or warped, as its laws are.
+        tokens: of an output.
+        prompt: at least one token.
+
+    Returns:
+        As many floats, nats; -inf for a token of probability 0.
+
+    Example:
+        >>> log_probs(lambda context: [Fraction(1), Fraction(0)], (0, 1), prompt=(0,))
+        (0.0, -inf)
+    """
+    chances = [target((*prompt, *tokens[:i]))[token] for i, token in enumerate(tokens)]
+    return tuple(math.log(chance) if chance > 0 else -math.inf for chance in chances)
 
 
 def sequence_law(

@@ -26,6 +26,7 @@ TITLES = {
     "RS-16": "Bad input",
     "RS-17": "Purity",
     "RS-18": "Verifiers",
+    "RS-19": "Log-probabilities",
     "RS-20": "Evidence",
     "RS-21": "Block verification",
     "RS-22": "Several drafts of a slot",
@@ -86,6 +87,7 @@ TITLES = {
 }
 # What no check of the kit can show, and the test that does; why it cannot stands behind each.
 BY_PYTEST = {
+    "RS-19": "tests/test_log_probs.py",  # reported beside the tokens, which alone the checks look at
     "RS-20": "tests/test_clause_table.py",  # about reports themselves
     "RN-5": "tests/test_run_state.py",  # about training runs and their data on disk
     "NU-6": "tests/test_target_calls.py",  # a setting of a framework while a real model runs
