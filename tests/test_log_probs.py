@@ -31,12 +31,15 @@ pytestmark = pytest.mark.clause("RS-19")
 CUTS = {"temperature": 0.7, "top_k": 4, "top_p": 0.9, "min_p": 0.02}
 LAWS = [{"temperature": 1.0}, {"temperature": 0.3}, CUTS, {"temperature": 0.0}]
 COSTS = decoders.Costs(verify=(1.0, 1.1, 1.2, 1.3), draft=0.2)  # of `tables()`: K = 3
+TREE_COSTS = decoders.TreeCosts(passes={0: 1.0, 2: 1.2, 9: 1.5})
 WAYS = {
     "plain": lambda policy: decoders.Autoregressive(),
     "block": lambda policy: decoders.Speculative(policy=policy),
     "short": lambda policy: decoders.Speculative(policy=policy, block=2),
     "auto": lambda policy: decoders.Speculative(policy=policy, block="auto", costs=COSTS),
     "tree": lambda policy: decoders.Tree(budget=9),
+    "sampled tree": lambda policy: decoders.Tree(budget=9, drafts="sampled"),
+    "sized tree": lambda policy: decoders.Tree(budget="auto", costs=TREE_COSTS),
 }
 
 
@@ -110,7 +113,7 @@ def test_half_precision_logits_are_widened_first(room):
 @pytest.mark.parametrize("asked", ["raw", "warped"])
 def test_tables_report_what_the_text_says(way, asked):
     """Every policy and setting, against the table alone; tokens of each kind come up."""
-    engine, kinds = tables(chained=way != "tree"), set()
+    engine, kinds = tables(chained="tree" not in way), set()
     for number, settings in enumerate(SETTINGS):
         policy = settings.get("policy")
         own = {k: v for k, v in settings.items() if k != "policy"}
@@ -273,7 +276,7 @@ def test_models_report_what_a_fresh_pass_over_the_text_says(room, mode, asked):
 def test_greedy_output_has_those_of_plain_decoding(room, kind):
     engine, settings = engine_of(room, kind), {"max_new_tokens": 24, "ignore_eos": True, "log_probs": "raw"}
     ways = [decoders.Speculative(), decoders.Speculative(block=2)]
-    ways += [decoders.Tree(budget=12)] if room.name == "torch" else []
+    ways += [decoders.Tree(budget=12)]
     plain = engine.generate([5, 9, 17], decoder=decoders.Autoregressive(), **settings)
     for decoder in ways:
         out = engine.generate([5, 9, 17], decoder=decoder, **settings)
@@ -283,12 +286,13 @@ def test_greedy_output_has_those_of_plain_decoding(room, kind):
 
 @pytest.mark.clause("DL-11", "RS-23")
 @pytest.mark.parametrize("asked", ["raw", "warped"])
-def test_trees_of_models_report_it_too(asked):
-    engine = engine_of(ROOMS["torch"])
+@pytest.mark.parametrize("drafts", ["likeliest", "sampled"])
+def test_trees_of_models_report_it_too(asked, drafts, room):
+    engine, decoder = engine_of(room), decoders.Tree(budget=40, drafts=drafts)
     for seed in range(4):
         for law in ({"temperature": 1.0}, {"temperature": 0.8, "top_p": 0.9}):
             out = engine.generate(
-                [5, 9], max_new_tokens=24, seed=seed, decoder=decoders.Tree(budget=40), log_probs=asked, **law
+                [5, 9], max_new_tokens=24, seed=seed, decoder=decoder, log_probs=asked, **law
             )
             needed = of_model("qwen3", [5, 9], out.tokens, law if asked == "warped" else {})
             np.testing.assert_allclose(out.log_probs, needed, atol=FORWARD_F32, rtol=0)
