@@ -1,9 +1,9 @@
 """How long a request's drafts are: what its decoder asks for, fit to the drafter and to the machine."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dspec.core.draft_length import AutoLength, Costs
+from dspec.core.cut_pass import DraftLength
+from dspec.core.draft_length import AutoLength, Costs, FixedLength
 from dspec.errors import ConfigError, explain
 from dspec.speculative_decoder import AUTO, Speculative
 
@@ -14,21 +14,8 @@ if TYPE_CHECKING:
 CONTEXT, REPETITIONS = 64, 5
 
 
-@dataclass(frozen=True)
-class Drafting:
-    """The draft length of one request.
-
-    Args:
-        block: fixed; None: all K, or as `auto` says.
-        auto: chooses it pass by pass, of this request alone; or None.
-    """
-
-    block: int | None = None
-    auto: AutoLength | None = None
-
-
-def drafting_of(decoder: Any, engine: "Engine", known: dict[int, Costs]) -> Drafting:
-    """Return the draft length that a decoder asks for, its costs measured where it gives none.
+def length_of(decoder: Any, engine: "Engine", known: dict[int, Costs]) -> DraftLength | None:
+    """Return the draft length that a decoder asks for, its costs measured where it gives none; None: all K.
 
     Spec: DL-13.
 
@@ -41,13 +28,13 @@ def drafting_of(decoder: Any, engine: "Engine", known: dict[int, Costs]) -> Draf
         ConfigError: a block longer than the drafter's, or costs of another number of tokens.
     """
     if not isinstance(decoder, Speculative) or decoder.block is None or engine.drafter is None:
-        return Drafting()
+        return None
     n_slots = engine.drafter.block_size - 1
     if isinstance(decoder.block, int):
         if decoder.block > n_slots:
             needed = f"at most {n_slots}, the drafts K of this drafter's block"
             raise ConfigError(explain("block", decoder.block, needed, clause="DL-13"))
-        return Drafting(block=decoder.block)
+        return FixedLength(decoder.block)
     assert decoder.block == AUTO
     costs = decoder.costs
     if costs is not None and costs.n_slots != n_slots:
@@ -55,7 +42,7 @@ def drafting_of(decoder: Any, engine: "Engine", known: dict[int, Costs]) -> Draf
         raise ConfigError(explain("costs.verify", f"{len(costs.verify)} costs", needed, clause="DL-13"))
     if costs is None:
         costs = known[n_slots] if n_slots in known else known.setdefault(n_slots, measure_costs(engine))
-    return Drafting(auto=AutoLength(costs))
+    return AutoLength(costs)
 
 
 def windowed(drafter: Any, window: int | None) -> Any:

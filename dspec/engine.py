@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
-from dspec.backends.draft_arrays import CutDrafter, DraftArrays
+from dspec.backends.draft_arrays import DraftArrays
 from dspec.backends.judge import NoDrafter, RequestJudge, check_ids
 from dspec.backends.protocol import ArrayOps, DrafterModel, TargetModel
 from dspec.backends.tree_judge import RequestTreeJudge
@@ -15,7 +15,7 @@ from dspec.core.decode import Limits, Pass, block_pass, decode
 from dspec.core.draft_length import Costs
 from dspec.core.tree_decode import tree_pass
 from dspec.decoders import Autoregressive, Speculative, Tree
-from dspec.drafting import drafting_of, windowed
+from dspec.drafting import length_of, windowed
 from dspec.errors import ConfigError, NumericsError, explain
 from dspec.generation import Chunk, Generation
 from dspec.job import Job
@@ -173,7 +173,7 @@ class Engine:
             judge=judge if budget is None else RequestTreeJudge(judge, budget),
             ahead=max(n_slots, budget or 0),
             drafter=drafter,
-            drafting=drafting_of(request.decoder, self, self._costs),
+            length=length_of(request.decoder, self, self._costs),
             text=open_text(self.target.tokenizer, request.stops),
         )
 
@@ -253,9 +253,7 @@ class Engine:
             drafter = job.drafter.session(self.target, capacity=job.capacity)
         if watch is not None:
             target, drafter = watch.target(target), watch.drafter(drafter)
-        if job.drafting.block is not None:
-            drafter = CutDrafter(drafter, job.drafting.block)
         one_pass: Any = tree_pass if isinstance(job.judge, RequestTreeJudge) else block_pass
-        if job.drafting.auto is not None:
-            one_pass = CutPass(job.drafting.auto, DraftArrays(self.ops))
+        if job.length is not None:
+            one_pass = CutPass(job.length, DraftArrays(self.ops))
         yield from decode(target, drafter, job.judge, job.ids, job.limits, one_pass=one_pass)

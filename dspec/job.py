@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from dspec.backends.judge import RequestJudge
 from dspec.backends.protocol import DrafterModel
 from dspec.backends.tree_judge import RequestTreeJudge
+from dspec.core.cut_pass import DraftLength
 from dspec.core.decode import Limits, Pass
 from dspec.core.stats import Stats
-from dspec.drafting import Drafting
 from dspec.generation import Chunk, Generation
 from dspec.text import TextStream, read_pieces
 
@@ -23,7 +23,7 @@ class Job:
         judge: its policy, settings and uniforms.
         ahead: most drafts of a pass.
         drafter: that drafts for it, or None.
-        drafting: how many of its drafts a pass verifies.
+        length: how many of its drafts a pass verifies; None: all.
         text: that its tokens are fed to; None: the model has no tokenizer.
     """
 
@@ -32,7 +32,7 @@ class Job:
     judge: RequestJudge | RequestTreeJudge
     ahead: int
     drafter: DrafterModel | None
-    drafting: Drafting
+    length: DraftLength | None
     text: TextStream | None
 
     @property

@@ -12,6 +12,7 @@ from dspec.backends.batch_judge import BatchJudge
 from dspec.backends.torch.target import Target
 from dspec.batching import open_batch
 from dspec.core import batch as loop
+from dspec.core.draft_length import FixedLength
 from dspec.engine import Engine
 from dspec.errors import NumericsError
 from dspec.request import parse_request
@@ -163,8 +164,8 @@ def test_buffers_are_allocated_once():
     jobs = engine._jobs(prompts_of(8), [loop_request()] * 8)
     target, drafter = open_batch(engine.target, engine.ops, jobs, 3)
     seen = set()
-    entries = [loop.Entry(job.ids, job.limits) for job in jobs]
-    judge = BatchJudge(engine.ops, [job.judge for job in jobs], jobs[0].judge.n_slots)
+    entries = [loop.Entry(job.ids, job.limits, FixedLength(job.ahead)) for job in jobs]
+    judge = BatchJudge(engine.ops, [job.judge for job in jobs])
     for _ in loop.decode_batch(target, drafter, judge, entries, rows=3):
         stores = [layer.store for layer in target._cache.layers] + drafter._stores
         seen.add(tuple(buffer.data_ptr() for store in stores for buffer in (store.keys, store.values)))

@@ -24,19 +24,18 @@ class ListArrays:
     def nothing(self):
         return Draft([], [])
 
-    def cut(self, draft, n_slots):
-        return Draft(draft.tokens[:n_slots], draft.probs[:n_slots])
-
     def join(self, parts):
         return parts[-1][0]
 
 
-class DoubtfulArrays(ListArrays):
+class DoubtfulDrafter(ExactDrafter):
     """Wrong: ends the draft before a drawn token whose own probability is small."""
 
-    def cut(self, draft, n_slots):
+    def propose(self, *asked, n_slots):
+        draft = super().propose(*asked, n_slots)
         doubtful = [q[x] < Fraction(1, 2) for x, q in zip(draft.tokens, draft.probs)]
-        return super().cut(draft, doubtful.index(True) if True in doubtful else n_slots)
+        end = doubtful.index(True) if True in doubtful else n_slots
+        return Draft(draft.tokens[:end], draft.probs[:end])
 
 
 class Scripted:
@@ -82,14 +81,13 @@ LENGTHS = {
 }
 
 
-def sampler_of(policy, make, arrays=ListArrays):
+def sampler_of(policy, make, drafter=ExactDrafter):
     def sampler(world, source):
         judge = ExactJudge(POLICIES[policy], source, world.num_drafts)
-        one_pass = CutPass(make(), arrays())
+        one_pass = CutPass(make(), ListArrays())
         limits = Limits(world.max_new_tokens, frozenset({world.eos}))
-        passes = decode(
-            ExactTarget(world), ExactDrafter(world), judge, world.prompt, limits, one_pass=one_pass
-        )
+        sessions = ExactTarget(world), drafter(world)
+        passes = decode(*sessions, judge, world.prompt, limits, one_pass=one_pass)
         return tuple(token for step in passes for token in step.tokens)
 
     return sampler
@@ -139,8 +137,8 @@ def test_the_oracles_loop_keeps_the_law_with_lengths_of_history(policy):
 def test_a_draft_dropped_for_its_probability_changes_the_law(policy):
     found = make_worlds(6, seed=13, num_drafts=2, max_new_tokens=3)
     honest, wrong = (
-        check_exact_law(sampler_of(policy, lambda: Scripted(lambda history: 2), arrays), found)
-        for arrays in (ListArrays, DoubtfulArrays)
+        check_exact_law(sampler_of(policy, lambda: Scripted(lambda history: 2), drafter), found)
+        for drafter in (ExactDrafter, DoubtfulDrafter)
     )
     assert honest.passed, honest
     # The target's own draw does not look at the draft, so that no cut can bend it.

@@ -20,14 +20,10 @@ class DraftLength(Protocol):
 
 
 class DraftArrays(Protocol):
-    """What cutting needs of a backend's arrays."""
+    """What cut passes need of a backend's arrays."""
 
     def nothing(self) -> Draft:
         """Return a draft of no tokens."""
-        ...
-
-    def cut(self, draft: Draft, n_slots: int) -> Draft:
-        """Return its first slots."""
         ...
 
     def join(self, parts: Sequence[tuple[Any, int]]) -> Any:
@@ -68,8 +64,7 @@ class CutPass:
             # A single piece goes on uncut: rows past the anchor are the session's to ignore.
             unseen = features if len(self._waiting) == 1 else self._arrays.join(self._waiting)
             self._waiting = []
-            whole = drafter.propose(anchor, position, unseen, judge.rule(position))
-            draft = self._arrays.cut(whole, n_slots)
+            draft = drafter.propose(anchor, position, unseen, judge.rule(position), n_slots=n_slots)
         scores = target.score(anchor, draft.tokens)
         n_accepted, tokens = judge.verdict(scores, draft, position)
         target.rewind(position + n_accepted + 1)

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from dspec.backends.batch_checks import batch_of
 from dspec.backends.numpy import NumpyOps, TableDrafter, TableTarget
-from dspec.batching import batch_of
 from dspec.core.tree import Tree
 from dspec.core.types import Draft, Scores
 from dspec.engine import Engine
@@ -193,9 +193,9 @@ class DeviceDrafterSession:
         """Committed context positions."""
         return int(self._inner.length)
 
-    def propose(self, anchor: int, position: int, features: Any, rule: Any) -> Any:
+    def propose(self, anchor: int, position: int, features: Any, rule: Any, **cut: int) -> Any:
         """Return K drafts after the anchor, or the tree that the rule makes."""
-        return _proposed(self._inner, (anchor, position, features), rule, self._ops)
+        return _proposed(self._inner, (anchor, position, features), rule, self._ops, **cut)
 
     def rewind(self, length: int) -> None:
         """Forget every position >= length."""
@@ -223,11 +223,10 @@ class DeviceDrafterBatch:
         positions: Sequence[int],
         features: Any,
         rule: Any,
-        *,
-        first: int = 0,
+        **rows: int,
     ) -> Draft:
         """Return K drafts after the anchor of each row from `first` on."""
-        return _proposed(self._inner, (anchors, positions, features), rule, self._ops, first=first)
+        return _proposed(self._inner, (anchors, positions, features), rule, self._ops, **rows)
 
     def rewind(self, lengths: Sequence[int]) -> None:
         """Forget every row's positions from `lengths[r]` on."""
