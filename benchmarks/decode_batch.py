@@ -3,8 +3,9 @@
     python benchmarks/decode_batch.py --check
 
 The same prompts by batches of 1, 2, 4 and 8, with a drafter (fresh random weights unless `--drafter` names
-one) and without: greedy, end tokens ignored, so that every size does the same work; and with end tokens and
-limits of all lengths, where rows are taken and left. Sizes take turns and the best of their runs counts;
+one) and without: greedy, end tokens ignored, so that every size does the same work; with end tokens and
+limits of all lengths, where rows are taken and left; and with draft lengths that each request chooses, or a
+drafter that reads the last positions of its context only. Sizes take turns and the best of their runs counts;
 requests whose tokens differ from those of one at a time (near ties) are counted. `--check` exits with 1 where
 a batch of 8 has less than `--least` times the tokens a second, with the drafter and even lengths.
 """
@@ -23,6 +24,7 @@ from rich.table import Table
 
 import dspec
 from dspec.config import TrainConfig
+from dspec.decoders import Speculative
 from dspec.demo.settings import shipped_target
 from dspec.engine import Engine
 from dspec.evaluation.machine import describe_device, describe_machine, describe_versions
@@ -32,6 +34,7 @@ from dspec.evaluation.suites import load_suite
 RESULT = Path("benchmarks/results/decode_batch.json")
 SIZES = (1, 2, 4, 8)
 LEAST = 2.5
+WINDOW = 32  # positions that a windowed drafter reads
 SUITES = ("gsm8k", "humaneval", "mt_bench")
 
 
@@ -88,9 +91,10 @@ def decode(engine: Engine, prompts: Sequence[Any], settings: Any, size: int) -> 
     return found, perf_counter() - start
 
 
-def measure(engine: Engine, options: argparse.Namespace, *, even: bool) -> dict[str, Any]:
+def measure(engine: Engine, options: argparse.Namespace, *, even: bool, **shared: Any) -> dict[str, Any]:
     """Decode by every size in turn; return tokens a second and what differs."""
     prompts, settings = requests_of(options, even=even)
+    settings = [{**one, **shared} for one in settings]
     decode(engine, prompts[:2], settings[:2], 2)  # the first passes are slow ones
     outs, seconds = {}, {size: [] for size in SIZES}
     for _ in range(options.runs):
@@ -124,6 +128,10 @@ def main(words: Sequence[str] | None = None) -> int:
     runs = {
         "drafter, even": measure(engine, options, even=True),
         "drafter, ragged": measure(engine, options, even=False),
+        "drafter, block='auto'": measure(engine, options, even=True, decoder=Speculative(block="auto")),
+        f"drafter, window {WINDOW}": measure(
+            engine, options, even=True, decoder=Speculative(draft_window=WINDOW)
+        ),
         "no drafter, even": measure(bare, options, even=True),
     }
     report = {

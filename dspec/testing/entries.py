@@ -195,8 +195,7 @@ def isolation(bench: Bench, given: Arguments, only: Arguments) -> Report:
     # In rows beside each other, against one after another.
     alone = form(engine, batch_size=1, **settings)
     report = check_isolation(generate, alone=alone, **{**own, **only})
-    cut = ("DL-13",) if given["form"] == "own lengths" else ()
-    return replace(report, clauses=(*report.clauses, "DL-12", *cut))
+    return replace(report, clauses=(*report.clauses, "DL-12"))
 
 
 def rollback(bench: Bench, given: Arguments, only: Arguments) -> Report:
