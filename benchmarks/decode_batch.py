@@ -14,9 +14,9 @@ import argparse
 import random
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import Any
 
 from rich.console import Console
@@ -51,6 +51,7 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=3, help="of each size; the best counts")
     parser.add_argument("--least", type=float, default=LEAST, help="speedup that --check asks for")
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--thread-time", action="store_true", help="on a shared machine, of one torch thread")
     parser.add_argument("--quick", action="store_true", help="fewer prompts, tokens and runs")
     parser.add_argument("--json", type=Path, default=RESULT)
     options = parser.parse_args(words)
@@ -82,24 +83,27 @@ def requests_of(options: argparse.Namespace, *, even: bool) -> tuple[list[Any], 
     return prompts, [{"max_new_tokens": dice.randint(max(1, most // 8), most)} for _ in prompts]
 
 
-def decode(engine: Engine, prompts: Sequence[Any], settings: Any, size: int) -> tuple[list[list[int]], float]:
+def decode(
+    engine: Engine, prompts: Sequence[Any], settings: Any, size: int, clock: Callable[[], float]
+) -> tuple[list[list[int]], float]:
     """Return every request's tokens and the seconds that all took."""
     found: list[list[int]] = [[] for _ in prompts]
-    start = perf_counter()
+    start = clock()
     for i, chunk in engine.stream_many(prompts, settings=settings, batch_size=size):
         found[i] += chunk.tokens
-    return found, perf_counter() - start
+    return found, clock() - start
 
 
 def measure(engine: Engine, options: argparse.Namespace, *, even: bool, **shared: Any) -> dict[str, Any]:
     """Decode by every size in turn; return tokens a second and what differs."""
     prompts, settings = requests_of(options, even=even)
     settings = [{**one, **shared} for one in settings]
-    decode(engine, prompts[:2], settings[:2], 2)  # the first passes are slow ones
+    clock = thread_time if options.thread_time else perf_counter
+    decode(engine, prompts[:2], settings[:2], 2, clock)  # the first passes are slow ones
     outs, seconds = {}, {size: [] for size in SIZES}
     for _ in range(options.runs):
         for size in SIZES:
-            outs[size], took = decode(engine, prompts, settings, size)
+            outs[size], took = decode(engine, prompts, settings, size, clock)
             seconds[size].append(took)
     count = sum(map(len, outs[1]))
     return {
