@@ -25,7 +25,8 @@ class Group:
         sampling: theirs.
         n_slots: k, how many drafts of each of them count; None: all of the pass.
         rows: their numbers on the host.
-        index: the same on the device; None: they are all rows in order, and nothing is picked.
+        index: rows of all groups on the device; None: they are all rows in order, and nothing is picked.
+        part: where its own stand in it.
     """
 
     policy: Policy
@@ -33,10 +34,12 @@ class Group:
     n_slots: int | None
     rows: tuple[int, ...]
     index: Array | None
+    part: slice
 
     def pick(self, x: Array, *, xp: Any) -> Array:
         """Return the rows of the group, of an array (B, ...)."""
-        return x if self.index is None else xp.take(x, self.index, axis=0)
+        # Sliced here: kept from pass to pass, a lazy slice would belong to the thread that made it (MLX).
+        return x if self.index is None else xp.take(x, self.index[self.part], axis=0)
 
 
 @dataclass(frozen=True)
@@ -140,26 +143,27 @@ class BatchJudge:
 
     def _grouped(self, who: Sequence[int | None], lengths: Sequence[int | None]) -> Groups:
         found: dict[Any, list[int]] = {}
+        kinds: dict[Any, tuple[RequestJudge, int | None]] = {}
         for row, one in enumerate(who):
             if one is not None:
                 own = self.judges[one]
                 # Greedy rows are alike whatever their other settings: nothing is warped.
-                key = GREEDY if own.policy is GREEDY else (own.policy, own.sampling)
-                found.setdefault((key, lengths[row]), []).append(row)
-        kinds = [(self.judges[who[own_rows[0]] or 0], lengths[own_rows[0]]) for own_rows in found.values()]
+                key = (GREEDY if own.policy is GREEDY else (own.policy, own.sampling), lengths[row])
+                found.setdefault(key, []).append(row)
+                kinds.setdefault(key, (own, lengths[row]))
         lists = list(found.values())
         lists[0].extend(row for row, one in enumerate(who) if one is None)
         if len(lists) == 1:
-            rows: list[tuple[Sequence[int], Array | None]] = [(range(len(who)), None)]
-            back = None
+            rows: Sequence[Sequence[int]] = [range(len(who))]
+            index = back = None
         else:
-            order = [row for own_rows in lists for row in own_rows]
-            sent = self.ops.from_host(np.array([order, np.argsort(order)], dtype=np.int32))
-            ends = np.cumsum([len(own_rows) for own_rows in lists]).tolist()
-            rows = [(one, sent[0, end - len(one) : end]) for one, end in zip(lists, ends)]
-            back = sent[1]
+            order = np.array([row for own_rows in lists for row in own_rows], dtype=np.int32)
+            rows, index = lists, self.ops.from_host(order)
+            back = self.ops.from_host(np.argsort(order).astype(np.int32))
+        ends = np.cumsum([len(own_rows) for own_rows in rows]).tolist()
         each = [
-            Group(own.policy, own.sampling, k, tuple(of), index) for (own, k), (of, index) in zip(kinds, rows)
+            Group(own.policy, own.sampling, k, tuple(of), index, slice(end - len(of), end))
+            for (own, k), of, end in zip(kinds.values(), rows, ends)
         ]
         return Groups(tuple(each), back)
 
