@@ -3,8 +3,9 @@
     python benchmarks/decode_batch.py --check
 
 The same prompts by batches of 1, 2, 4 and 8, with a drafter (fresh random weights unless `--drafter` names
-one) and without: greedy, end tokens ignored, so that every size does the same work; and with end tokens and
-limits of all lengths, where rows are taken and left. Sizes take turns and the best of their runs counts;
+one) and without: greedy, end tokens ignored, so that every size does the same work; with end tokens and
+limits of all lengths, where rows are taken and left; and with draft lengths that each request chooses, or a
+drafter that reads the last positions of its context only. Sizes take turns and the best of their runs counts;
 requests whose tokens differ from those of one at a time (near ties) are counted. `--check` exits with 1 where
 a batch of 8 has less than `--least` times the tokens a second, with the drafter and even lengths.
 """
@@ -13,9 +14,9 @@ import argparse
 import random
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import Any
 
 from rich.console import Console
@@ -23,6 +24,7 @@ from rich.table import Table
 
 import dspec
 from dspec.config import TrainConfig
+from dspec.decoders import Speculative
 from dspec.demo.settings import shipped_target
 from dspec.engine import Engine
 from dspec.evaluation.machine import describe_device, describe_machine, describe_versions
@@ -32,6 +34,7 @@ from dspec.evaluation.suites import load_suite
 RESULT = Path("benchmarks/results/decode_batch.json")
 SIZES = (1, 2, 4, 8)
 LEAST = 2.5
+WINDOW = 32  # positions that a windowed drafter reads
 SUITES = ("gsm8k", "humaneval", "mt_bench")
 
 
@@ -48,6 +51,7 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=3, help="of each size; the best counts")
     parser.add_argument("--least", type=float, default=LEAST, help="speedup that --check asks for")
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--thread-time", action="store_true", help="on a shared machine, of one torch thread")
     parser.add_argument("--quick", action="store_true", help="fewer prompts, tokens and runs")
     parser.add_argument("--json", type=Path, default=RESULT)
     options = parser.parse_args(words)
@@ -79,23 +83,27 @@ def requests_of(options: argparse.Namespace, *, even: bool) -> tuple[list[Any], 
     return prompts, [{"max_new_tokens": dice.randint(max(1, most // 8), most)} for _ in prompts]
 
 
-def decode(engine: Engine, prompts: Sequence[Any], settings: Any, size: int) -> tuple[list[list[int]], float]:
+def decode(
+    engine: Engine, prompts: Sequence[Any], settings: Any, size: int, clock: Callable[[], float]
+) -> tuple[list[list[int]], float]:
     """Return every request's tokens and the seconds that all took."""
     found: list[list[int]] = [[] for _ in prompts]
-    start = perf_counter()
+    start = clock()
     for i, chunk in engine.stream_many(prompts, settings=settings, batch_size=size):
         found[i] += chunk.tokens
-    return found, perf_counter() - start
+    return found, clock() - start
 
 
-def measure(engine: Engine, options: argparse.Namespace, *, even: bool) -> dict[str, Any]:
+def measure(engine: Engine, options: argparse.Namespace, *, even: bool, **shared: Any) -> dict[str, Any]:
     """Decode by every size in turn; return tokens a second and what differs."""
     prompts, settings = requests_of(options, even=even)
-    decode(engine, prompts[:2], settings[:2], 2)  # the first passes are slow ones
+    settings = [{**one, **shared} for one in settings]
+    clock = thread_time if options.thread_time else perf_counter
+    decode(engine, prompts[:2], settings[:2], 2, clock)  # the first passes are slow ones
     outs, seconds = {}, {size: [] for size in SIZES}
     for _ in range(options.runs):
         for size in SIZES:
-            outs[size], took = decode(engine, prompts, settings, size)
+            outs[size], took = decode(engine, prompts, settings, size, clock)
             seconds[size].append(took)
     count = sum(map(len, outs[1]))
     return {
@@ -124,6 +132,10 @@ def main(words: Sequence[str] | None = None) -> int:
     runs = {
         "drafter, even": measure(engine, options, even=True),
         "drafter, ragged": measure(engine, options, even=False),
+        "drafter, block='auto'": measure(engine, options, even=True, decoder=Speculative(block="auto")),
+        f"drafter, window {WINDOW}": measure(
+            engine, options, even=True, decoder=Speculative(draft_window=WINDOW)
+        ),
         "no drafter, even": measure(bare, options, even=True),
     }
     report = {

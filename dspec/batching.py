@@ -3,53 +3,30 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from dspec.backends.batch_checks import batch_of
 from dspec.backends.batch_judge import BatchJudge, NoDrafterBatch
-from dspec.backends.draft_arrays import CutDrafter
 from dspec.backends.draft_window import WindowedDrafter
 from dspec.backends.judge import RequestJudge
 from dspec.backends.protocol import ArrayOps
 from dspec.backends.tree_judge import RequestTreeJudge
 from dspec.core.batch import Entry, decode_batch
+from dspec.core.draft_length import FixedLength
 from dspec.generation import Chunk
 from dspec.job import Job
 
 BATCH_SIZE = 8  # requests of a list that are decoded side by side, if nothing else is said
 
 
-def batch_of(model: Any) -> Any:
-    """Return a model's method `batch`; None: it decodes one request at a time.
-
-    A model that changes how sessions are opened, by a subclass or a wrapper, has no batches but its own:
-    those of the model inside would go past what it does.
-
-    Spec: DL-12.
-
-    Args:
-        model: a target or a drafter.
-
-    Example:
-        >>> batch_of(object()) is None
-        True
-    """
-    for place in (getattr(model, "__dict__", {}), *(vars(cls) for cls in type(model).__mro__)):
-        if "batch" in place:
-            return model.batch
-        if "session" in place:
-            return None
-    return None
-
-
 def alike(jobs: Sequence[Job]) -> list[list[int]]:
-    """Return the places of jobs that can share a batch: of one block length, of trees, or of no drafts.
+    """Return the places of jobs that can share a batch: of one drafter and window, of trees, or of no drafts.
 
     Args:
         jobs: in the order asked.
     """
-    kinds: dict[tuple[bool, bool, bool, int], list[int]] = {}
+    kinds: dict[tuple[bool, bool, int], list[int]] = {}
     for i, job in enumerate(jobs):
-        tree, drafting = isinstance(job.judge, RequestTreeJudge), job.drafting
-        alone = drafting.auto is not None or isinstance(job.drafter, WindowedDrafter)
-        kind = (job.drafter is None, tree, alone, drafting.block or 0)
+        window = job.drafter.window if isinstance(job.drafter, WindowedDrafter) else 0
+        kind = (job.drafter is None, isinstance(job.judge, RequestTreeJudge), window)
         kinds.setdefault(kind, []).append(i)
     return [kinds[kind] for kind in sorted(kinds)]
 
@@ -57,10 +34,9 @@ def alike(jobs: Sequence[Job]) -> list[list[int]]:
 def open_batch(target: Any, ops: ArrayOps, jobs: Sequence[Job], rows: int) -> tuple[Any, Any] | None:
     """Return sessions of several requests, of target and drafter; None: the models have none.
 
-    A tree pass reads one request: its mask is its own. Rows of a pass share its width, so that a request
-    that chooses its draft length by what stood in its own passes is decoded alone (DL-13).
+    A tree pass reads one request: its mask is its own.
 
-    Spec: DL-12, DL-13.
+    Spec: DL-12.
 
     Args:
         target: model of all jobs.
@@ -68,21 +44,18 @@ def open_batch(target: Any, ops: ArrayOps, jobs: Sequence[Job], rows: int) -> tu
         jobs: alike.
         rows: requests side by side.
     """
-    if any(isinstance(job.judge, RequestTreeJudge) or job.drafting.auto is not None for job in jobs):
-        return None
-    if any(isinstance(job.drafter, WindowedDrafter) for job in jobs):
+    if any(isinstance(job.judge, RequestTreeJudge) for job in jobs):
         return None
     capacity = max(job.capacity for job in jobs)
-    cut = {"block": jobs[0].drafting.block}
-    return open_rows(target, jobs[0].drafter, ops, rows=rows, capacity=capacity, **cut)
+    return open_rows(target, jobs[0].drafter, ops, rows=rows, capacity=capacity)
 
 
 def open_rows(
-    target: Any, drafter: Any, ops: ArrayOps, *, rows: int, capacity: int, block: int | None = None
+    target: Any, drafter: Any, ops: ArrayOps, *, rows: int, capacity: int
 ) -> tuple[Any, Any] | None:
     """Return empty sessions of some rows, of target and drafter; None: the models have none.
 
-    Spec: DL-12, DL-13.
+    Spec: DL-12.
 
     Args:
         target: a model.
@@ -90,7 +63,6 @@ def open_rows(
         ops: array operations of their backend.
         rows: requests side by side.
         capacity: positions of a row.
-        block: drafts of a pass that are verified; None: all.
     """
     of_target, of_drafter = batch_of(target), batch_of(drafter)
     if of_target is None or (drafter is not None and of_drafter is None):
@@ -102,9 +74,7 @@ def open_rows(
     if drafter is None:
         return opened, NoDrafterBatch(ops, rows)
     beside = of_drafter(target, rows=rows, capacity=capacity)
-    if beside is None:
-        return None
-    return opened, beside if block is None else CutDrafter(beside, block)
+    return None if beside is None else (opened, beside)
 
 
 def batch_chunks(
@@ -112,7 +82,7 @@ def batch_chunks(
 ) -> Iterator[tuple[int, Chunk]]:
     """Yield the chunks of some jobs as passes of all rows end.
 
-    Spec: DL-9, DL-12.
+    Spec: DL-9, DL-12, DL-13.
 
     Args:
         sessions: of `open_batch`.
@@ -123,8 +93,8 @@ def batch_chunks(
     Yields:
         The place of the job and its chunk; a job that fails ends with one whose finish is "error".
     """
-    judge = BatchJudge(ops, [job.judge for job in jobs if isinstance(job.judge, RequestJudge)], jobs[0].ahead)
-    entries = [Entry(job.ids, job.limits) for job in jobs]
+    judge = BatchJudge(ops, [job.judge for job in jobs if isinstance(job.judge, RequestJudge)])
+    entries = [Entry(job.ids, job.limits, job.length or FixedLength(job.ahead)) for job in jobs]
     stopped: set[int] = set()
     for i, step in decode_batch(*sessions, judge, entries, rows=rows, stopped=stopped):
         chunk = jobs[i].chunk(step)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
-from dspec.backends.draft_arrays import CutDrafter, DraftArrays
+from dspec.backends.draft_arrays import DraftArrays
 from dspec.backends.judge import NoDrafter, RequestJudge, check_ids
 from dspec.backends.ledger import Ledger
 from dspec.backends.protocol import ArrayOps, DrafterModel, TargetModel
@@ -16,7 +16,7 @@ from dspec.core.cut_pass import CutPass
 from dspec.core.decode import Limits, Pass, block_pass, decode
 from dspec.core.tree_decode import SizedTreePass, tree_pass
 from dspec.decoders import Autoregressive, Speculative, Tree
-from dspec.drafting import drafting_of, windowed
+from dspec.drafting import length_of, size_of, windowed
 from dspec.errors import ConfigError, NumericsError, explain
 from dspec.generation import Chunk, Generation
 from dspec.job import Job
@@ -173,15 +173,16 @@ class Engine:
         tree = request.decoder if isinstance(request.decoder, Tree) else None
         ids = self._encode(prompt, where)
         check_length(len(ids) + request.max_new_tokens, self.target.max_positions)
-        drafting = drafting_of(request.decoder, self, self._costs)
-        most = drafting.most_nodes
+        size = size_of(request.decoder, self, self._costs)
+        most = 0 if tree is None else int(tree.budget) if size is None else size.largest
         return Job(
             ids=ids,
             limits=Limits(request.max_new_tokens, frozenset() if request.ignore_eos else self.target.eos_ids),
             judge=judge if tree is None else tree_judge(judge, most, sampled=tree.drafts == "sampled"),
             ahead=max(n_slots, most),
             drafter=drafter,
-            drafting=drafting,
+            length=length_of(request.decoder, self, self._costs),
+            size=size,
             text=open_text(self.target.tokenizer, request.stops),
             ledger=ledger,
         )
@@ -262,11 +263,9 @@ class Engine:
             drafter = job.drafter.session(self.target, capacity=job.capacity)
         if watch is not None:
             target, drafter = watch.target(target), watch.drafter(drafter)
-        if job.drafting.block is not None:
-            drafter = CutDrafter(drafter, job.drafting.block)
         one_pass: Any = tree_pass if isinstance(job.judge, RequestTreeJudge) else block_pass
-        if job.drafting.auto is not None:
-            one_pass = CutPass(job.drafting.auto, DraftArrays(self.ops))
-        if job.drafting.trees is not None:
-            one_pass = SizedTreePass(job.drafting.trees, DraftArrays(self.ops))
+        if job.length is not None:
+            one_pass = CutPass(job.length, DraftArrays(self.ops))
+        if job.size is not None:
+            one_pass = SizedTreePass(job.size, DraftArrays(self.ops))
         yield from decode(target, drafter, job.judge, job.ids, job.limits, one_pass=one_pass)

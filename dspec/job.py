@@ -7,9 +7,10 @@ from dspec.backends.judge import RequestJudge
 from dspec.backends.ledger import Ledger
 from dspec.backends.protocol import DrafterModel
 from dspec.backends.tree_judge import RequestTreeJudge
+from dspec.core.cut_pass import DraftLength
 from dspec.core.decode import Limits, Pass
 from dspec.core.stats import Stats
-from dspec.drafting import Drafting
+from dspec.core.tree_decode import TreeSize
 from dspec.generation import Chunk, Generation
 from dspec.text import TextStream, read_pieces
 
@@ -24,7 +25,8 @@ class Job:
         judge: its policy, settings and uniforms.
         ahead: most drafts of a pass.
         drafter: that drafts for it, or None.
-        drafting: how many of its drafts a pass verifies.
+        length: how many of its drafts a pass verifies; None: all.
+        size: how many nodes its trees have; None: as many in every pass.
         text: that its tokens are fed to; None: the model has no tokenizer.
         ledger: what the judge writes log-probabilities to; None: it writes none.
     """
@@ -34,7 +36,8 @@ class Job:
     judge: RequestJudge | RequestTreeJudge
     ahead: int
     drafter: DrafterModel | None
-    drafting: Drafting
+    length: DraftLength | None
+    size: TreeSize | None
     text: TextStream | None
     ledger: Ledger | None = None
 

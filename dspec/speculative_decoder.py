@@ -18,11 +18,9 @@ class Speculative:
     Args:
         policy: "one_hot" (default), "rejection", "block", "sample_match" or "greedy"; see core.policies.
         block: drafts that a pass verifies, from 1 to the drafter's K; None: all K. "auto": as many as pay,
-            from how many stood in earlier passes of the request and what passes cost; such requests are
-            decoded one after another, not side by side.
+            from how many stood in earlier passes of the request and what passes of one request cost.
         draft_window: W; the drafter reads the last W positions of its context only, which is cheaper where
-            the text is long, and changes how many drafts stand alone (RS-3). None: all. Such requests are
-            decoded one after another, too.
+            the text is long, and changes how many drafts stand alone (RS-3). None: all.
         costs: of passes, for block="auto"; None: measured once an engine, so that two runs may choose other
             lengths, and emit other tokens of the same law.
 

@@ -87,9 +87,9 @@ class _Timed:
         if name not in self._names:
             return found
 
-        def timed(*args: Any) -> Any:
+        def timed(*args: Any, **options: Any) -> Any:
             start = self._part.ops.mark()
-            result = found(*args)
+            result = found(*args, **options)
             self._part.add(start, self._part.ops.mark())
             return result
 

@@ -33,12 +33,12 @@ class InRoom:
     def score(self, anchor, draft_tokens):
         return self._scores(self.inner.score(anchor, self.room.numpy(draft_tokens)))
 
-    def propose(self, anchor, position, features, rule):
+    def propose(self, anchor, position, features, rule, **cut):
         def in_room(logits, first_slot=0):
             draft = rule(self._put(logits), first_slot)
             return Draft(*(None if x is None else self.room.numpy(x) for x in (draft.tokens, draft.probs)))
 
-        draft = self.inner.propose(anchor, position, features, in_room)
+        draft = self.inner.propose(anchor, position, features, in_room, **cut)
         return Draft(*(None if x is None else self._put(x) for x in (draft.tokens, draft.probs)))
 
     def _put(self, array):

@@ -45,8 +45,8 @@ def neighbours_uniforms(patch):
 def one_group(patch):
     plain = BatchJudge._grouped
 
-    def wrong(self, who):
-        groups = plain(self, who)
+    def wrong(self, who, lengths):
+        groups = plain(self, who, lengths)
         alike = [replace(group, sampling=groups.each[0].sampling) for group in groups.each]
         return replace(groups, each=tuple(alike))
 
@@ -56,8 +56,8 @@ def one_group(patch):
 def back_to_front(patch):
     plain = BatchJudge._grouped
 
-    def wrong(self, who):
-        groups = plain(self, who)
+    def wrong(self, who, lengths):
+        groups = plain(self, who, lengths)
         return groups if groups.back is None else replace(groups, back=groups.back[::-1])
 
     patch.setattr(BatchJudge, "_grouped", wrong)

@@ -12,6 +12,8 @@ from dspec.backends.batch_judge import BatchJudge
 from dspec.backends.torch.target import Target
 from dspec.batching import open_batch
 from dspec.core import batch as loop
+from dspec.core.draft_length import FixedLength
+from dspec.decoders import Speculative
 from dspec.engine import Engine
 from dspec.errors import NumericsError
 from dspec.request import parse_request
@@ -24,6 +26,7 @@ from tests.rooms import ROOMS, of_rooms
 from tests.tiny_drafters import config_for, fresh
 
 IDS = range(3, 59)
+LENGTHS = [{"temperature": 1.0, "decoder": Speculative(block=k, draft_window=2)} for k in (1, 2)]
 MIXED = [("target_batch", "TargetBatch", "score"), ("drafter_batch", "DrafterBatch", "propose")]
 # Attention of Gemma 2 takes no mask of several rows on MLX.
 ROWS = [
@@ -133,7 +136,11 @@ def unread(patch, kind, name):
 
 
 @pytest.mark.clause("DL-6", "DL-12")
-@pytest.mark.parametrize("settings", [SETTINGS[:1], SETTINGS[2:3], SETTINGS], ids=["greedy", "one", "mixed"])
+@pytest.mark.parametrize(
+    "settings",
+    [SETTINGS[:1], SETTINGS[2:3], SETTINGS, LENGTHS],
+    ids=["greedy", "one", "mixed", "own lengths"],
+)
 def test_a_pass_waits_once_for_all_rows(room, monkeypatch, settings):
     """Drafting and scoring read nothing back; the verdicts of all rows are one transfer."""
     engine, passes = engine_of(room), []
@@ -163,8 +170,8 @@ def test_buffers_are_allocated_once():
     jobs = engine._jobs(prompts_of(8), [loop_request()] * 8)
     target, drafter = open_batch(engine.target, engine.ops, jobs, 3)
     seen = set()
-    entries = [loop.Entry(job.ids, job.limits) for job in jobs]
-    judge = BatchJudge(engine.ops, [job.judge for job in jobs], jobs[0].judge.n_slots)
+    entries = [loop.Entry(job.ids, job.limits, FixedLength(job.ahead)) for job in jobs]
+    judge = BatchJudge(engine.ops, [job.judge for job in jobs])
     for _ in loop.decode_batch(target, drafter, judge, entries, rows=3):
         stores = [layer.store for layer in target._cache.layers] + drafter._stores
         seen.add(tuple(buffer.data_ptr() for store in stores for buffer in (store.keys, store.values)))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dspec.backends import table_batch
+from dspec.backends.batch_judge import BatchJudge
 from dspec.backends.registry import open_ops
 from dspec.core.types import Scores
 from dspec.engine import Engine
@@ -117,7 +118,7 @@ class NeighboursLaw(ExactTreeJudge):
 
 
 @pytest.mark.clause("DL-12")
-@pytest.mark.parametrize("form", ["batched", "side by side"])
+@pytest.mark.parametrize("form", ["batched", "side by side", "own lengths"])
 @pytest.mark.parametrize("backend", of_rooms(["numpy", *ROOMS]))
 def test_batches_are_held_against_requests_alone(monkeypatch, backend, form):
     """The fault is one of rows: requests one after another do not have it."""
@@ -132,3 +133,14 @@ def test_batches_are_held_against_requests_alone(monkeypatch, backend, form):
     assert not run_part(forms[form]).passed
     for other in ("listed", "interleaved"):
         assert run_part(forms[other]).passed, "one after another"
+
+
+@pytest.mark.clause("DL-13", "DL-12")
+def test_a_row_cut_to_its_neighbours_length_is_seen_by_own_lengths_alone(monkeypatch):
+    forms = {part.what: part for part in plan(TINY, ["numpy"]) if part.check == "isolation"}
+    plain = BatchJudge.opened
+    monkeypatch.setattr(
+        BatchJudge, "opened", lambda self, who, at, ks: plain(self, who, at, [*ks[1:], ks[0]])
+    )
+    seen = {form for form, part in forms.items() if not run_part(part).passed}
+    assert "own lengths" in seen and not seen & {"listed", "interleaved"}

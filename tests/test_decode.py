@@ -69,8 +69,8 @@ def test_both_caches_hold_what_lies_before_the_anchor():
         def __getattr__(self, name):
             return getattr(self.inner, name)
 
-        def propose(self, anchor, position, features, rule):
-            draft = self.inner.propose(anchor, position, features, rule)
+        def propose(self, anchor, position, features, rule, **cut):
+            draft = self.inner.propose(anchor, position, features, rule, **cut)
             lengths.append((position, session.length, self.inner.length))
             return draft
 

@@ -4,10 +4,11 @@ from fractions import Fraction
 
 import pytest
 
+from dspec.core.batch import Entry, decode_batch
 from dspec.core.cut_pass import CutPass
 from dspec.core.decode import Limits, decode
 from dspec.core.draft_length import AutoLength, Costs
-from dspec.core.types import Draft
+from dspec.core.types import Draft, Scores
 from dspec.oracle.decode import generate
 from dspec.oracle.policies import POLICIES
 from dspec.testing.checks.laws import check_exact_law
@@ -19,24 +20,23 @@ SAMPLED = ("plain", "half", "third", "top_p", "top_k", "mixed")
 
 
 class ListArrays:
-    """`core.cut_pass.DraftArrays` of a world: tokens in lists; features are the target's whole cache."""
+    """`core.unseen.DraftArrays` of a world: tokens in lists; features are the target's whole cache."""
 
     def nothing(self):
         return Draft([], [])
-
-    def cut(self, draft, n_slots):
-        return Draft(draft.tokens[:n_slots], draft.probs[:n_slots])
 
     def join(self, parts):
         return parts[-1][0]
 
 
-class DoubtfulArrays(ListArrays):
+class DoubtfulDrafter(ExactDrafter):
     """Wrong: ends the draft before a drawn token whose own probability is small."""
 
-    def cut(self, draft, n_slots):
+    def propose(self, *asked, n_slots):
+        draft = super().propose(*asked, n_slots)
         doubtful = [q[x] < Fraction(1, 2) for x, q in zip(draft.tokens, draft.probs)]
-        return super().cut(draft, doubtful.index(True) if True in doubtful else n_slots)
+        end = doubtful.index(True) if True in doubtful else n_slots
+        return Draft(draft.tokens[:end], draft.probs[:end])
 
 
 class Scripted:
@@ -82,15 +82,83 @@ LENGTHS = {
 }
 
 
-def sampler_of(policy, make, arrays=ListArrays):
+def sampler_of(policy, make, drafter=ExactDrafter):
     def sampler(world, source):
         judge = ExactJudge(POLICIES[policy], source, world.num_drafts)
-        one_pass = CutPass(make(), arrays())
+        one_pass = CutPass(make(), ListArrays())
         limits = Limits(world.max_new_tokens, frozenset({world.eos}))
-        passes = decode(
-            ExactTarget(world), ExactDrafter(world), judge, world.prompt, limits, one_pass=one_pass
-        )
+        sessions = ExactTarget(world), drafter(world)
+        passes = decode(*sessions, judge, world.prompt, limits, one_pass=one_pass)
         return tuple(token for step in passes for token in step.tokens)
+
+    return sampler
+
+
+class Rows:
+    """Exact sessions of one world, a row each: `TargetBatch` and `DrafterBatch` at once."""
+
+    def __init__(self, kind, world, rows):
+        self.sessions = [kind(world) for _ in range(rows)]
+
+    def prefill(self, row, given):
+        return self.sessions[row].prefill(given) if isinstance(self.sessions[row], ExactTarget) else None
+
+    def propose(self, anchors, positions, features, rule, *, first, n_slots):
+        part = self.sessions[first:]
+        drafts = [
+            one.propose(anchor, at, None, own, n_slots)
+            for one, anchor, at, own in zip(part, anchors, positions, rule, strict=False)
+        ]
+        return Draft([one.tokens for one in drafts], [one.probs for one in drafts])
+
+    def score(self, anchors, drafts, *, first):
+        part = self.sessions[first:]
+        return Scores([one.score(*of).logits for one, *of in zip(part, anchors, drafts, strict=False)], None)
+
+    def rewind(self, lengths):
+        for one, length in zip(self.sessions, lengths, strict=True):
+            one.rewind(length)
+
+
+class RowsJudge:
+    """`core.batch.BatchJudge` of exact judges, each row's verdict by its own drafts."""
+
+    def __init__(self, judges):
+        self.judges = judges
+
+    def first(self, logits, who, positions):
+        given = zip(logits, who, positions, strict=True)
+        return [(0, [self.judges[one].first(Scores(law), at)]) for law, one, at in given]
+
+    def opened(self, who, positions, lengths):
+        self.rows = list(zip(who, positions, lengths, strict=True))
+        self.rule = [None if one is None else self.judges[one].rule(at) for one, at, _ in self.rows]
+        self.rule = [(lambda law, slot: 0) if rule is None else rule for rule in self.rule]
+        return self
+
+    def verdict(self, scores, draft):
+        found = []
+        for (one, at, k), laws, tokens, probs in zip(
+            self.rows, scores.logits, draft.tokens, draft.probs, strict=True
+        ):
+            own = Draft(tokens[:k], probs[:k])
+            found.append((0, ()) if one is None else self.judges[one].verdict(Scores(laws[: k + 1]), own, at))
+        return found
+
+
+def sampler_beside(policy, make, row, neighbour):
+    """A request in a row of a batch, beside one that asks for other lengths."""
+
+    def sampler(world, source):
+        limits = Limits(world.max_new_tokens, frozenset({world.eos}))
+        lengths = [Scripted(neighbour)] * 2
+        sources = [lambda purpose, at, slot: Fraction(1 + at % 3, 4)] * 2
+        lengths[row], sources[row] = make(), source
+        judges = [ExactJudge(POLICIES[policy], one, world.num_drafts) for one in sources]
+        entries = [Entry(world.prompt, limits, length) for length in lengths]
+        sessions = Rows(ExactTarget, world, 2), Rows(ExactDrafter, world, 2)
+        steps = decode_batch(*sessions, RowsJudge(judges), entries, rows=2)
+        return tuple(token for who, step in steps if who == row for token in step.tokens)
 
     return sampler
 
@@ -108,6 +176,37 @@ def worlds_of(policy):
 def test_lengths_of_history_keep_the_law(policy, name):
     report = check_exact_law(sampler_of(policy, LENGTHS[name]), worlds_of(policy))
     assert report.passed, report
+
+
+@pytest.mark.clause("DL-12", "RS-18", "RS-21")
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("name", ["alternate", "after_success", "after_failure"])
+def test_lengths_of_history_keep_the_law_beside_a_row_that_asks_for_others(policy, name):
+    for row, neighbour in ((0, lambda history: 2), (1, lambda history: 1 - len(history) % 2)):
+        report = check_exact_law(sampler_beside(policy, LENGTHS[name], row, neighbour), worlds_of(policy))
+        assert report.passed, report
+
+
+def test_a_verdict_cut_after_the_drafts_were_seen_is_seen():
+    """A row's own k, chosen when its drafts are known: they are dropped for what they are."""
+    worlds = make_worlds(6, seed=13, num_drafts=2, max_new_tokens=3)
+
+    def sampler(world, source):
+        own = sampler_beside("rejection", lambda: Scripted(lambda history: 2), 0, lambda history: 2)
+        with pytest.MonkeyPatch.context() as patch:
+            plain = RowsJudge.verdict
+
+            def peeking(self, scores, draft):
+                for i, (tokens, probs) in enumerate(zip(draft.tokens, draft.probs, strict=True)):
+                    doubtful = [q[x] < Fraction(1, 2) for x, q in zip(tokens, probs, strict=True)]
+                    k = doubtful.index(True) if True in doubtful else 2
+                    self.rows[i] = (*self.rows[i][:2], k)
+                return plain(self, scores, draft)
+
+            patch.setattr(RowsJudge, "verdict", peeking)
+            return own(world, source)
+
+    assert not check_exact_law(sampler, worlds).passed
 
 
 @pytest.mark.clause("RS-18", "RS-21")
@@ -139,8 +238,8 @@ def test_the_oracles_loop_keeps_the_law_with_lengths_of_history(policy):
 def test_a_draft_dropped_for_its_probability_changes_the_law(policy):
     found = make_worlds(6, seed=13, num_drafts=2, max_new_tokens=3)
     honest, wrong = (
-        check_exact_law(sampler_of(policy, lambda: Scripted(lambda history: 2), arrays), found)
-        for arrays in (ListArrays, DoubtfulArrays)
+        check_exact_law(sampler_of(policy, lambda: Scripted(lambda history: 2), drafter), found)
+        for drafter in (ExactDrafter, DoubtfulDrafter)
     )
     assert honest.passed, honest
     # The target's own draw does not look at the draft, so that no cut can bend it.

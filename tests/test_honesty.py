@@ -87,8 +87,8 @@ class Changed(Wrapped):
         super().__init__(inner)
         self.change = change
 
-    def propose(self, *arguments):
-        return self.change(self._inner.propose(*arguments))
+    def propose(self, *arguments, **cut):
+        return self.change(self._inner.propose(*arguments, **cut))
 
 
 def sharper(law):

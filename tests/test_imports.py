@@ -14,7 +14,15 @@ HOST = {"numpy", "array_api_compat", "rich", "dspec.core", "dspec.config"}
 RUN = ("acceptance", "interrupt", "progress", "results", "schedule", "supervision")
 # What the rooms share; the rooms themselves never import each other.
 SHARED = ("examples", "extent", "foreign", "hub", "judge", "layer_ids", "learner", "model_config")
-SHARED += ("batch_checks", "batch_judge", "block_checks", "block_pass", "draft_arrays", "table_batch")
+SHARED += (
+    "batch_checks",
+    "batch_groups",
+    "batch_judge",
+    "block_checks",
+    "block_pass",
+    "draft_arrays",
+    "table_batch",
+)
 SHARED += ("draft_window",)
 SHARED += (
     "override",

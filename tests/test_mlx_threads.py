@@ -14,6 +14,7 @@ from dspec.backends.examples import init_generator
 from dspec.config import TrainConfig
 from dspec.core.layouts import causal
 from dspec.core.tree import Tree
+from dspec.decoders import Costs, Speculative
 from dspec.demo.settings import shipped_target
 from tests import tiny_models
 from tests.block_models import every, model
@@ -121,13 +122,17 @@ def test_a_stream_is_read_by_one_thread_after_another(settings):
 
 
 @pytest.mark.clause("DL-12")
-def test_a_batch_is_read_by_one_thread_after_another():
+@pytest.mark.parametrize("block", [None, "auto"])
+def test_a_batch_is_read_by_one_thread_after_another(block):
     """Its rows are taken, left and judged in groups, each chunk in a thread of its own."""
     engine = dspec.load(shipped_target(), backend="mlx")
     config = TrainConfig(block_size=4, layers=1, seq_len=64)
     engine = replace(engine, drafter=MLX.front.new_learner(engine.target, config).drafter.eval())
-    settings = [{"max_new_tokens": n} for n in (3, 9, 6)]
-    settings[1] |= {"temperature": 1.0, "policy": "rejection"}
+    # Mostly no drafts pay at such costs: features are taken in by themselves.
+    costs = None if block is None else Costs(verify=(1, 2, 3, 4), draft=2)
+    drafting = {"block": block, "costs": costs, "draft_window": block and 2}
+    settings = [{"max_new_tokens": n, "decoder": Speculative(**drafting)} for n in (3, 9, 6)]
+    settings[1] |= {"temperature": 1.0, "decoder": Speculative(policy="rejection", **drafting)}
     asked = {"settings": settings, "batch_size": 2, "ignore_eos": True}
     prompts = [[11, 24, 7], [300], [5, 6]]
     stream, found = engine.stream_many(prompts, **asked), []

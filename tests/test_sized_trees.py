@@ -51,7 +51,7 @@ class Scripted:
 
 
 class ListArrays:
-    """`core.unseen.FeatureArrays` of a world."""
+    """`core.unseen.DraftArrays` of a world."""
 
     def nothing(self):
         return Draft([], [])

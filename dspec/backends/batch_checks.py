@@ -7,6 +7,29 @@ from dspec.backends.judge import check_ids
 from dspec.errors import ConfigError, ShapeError, explain
 
 
+def batch_of(model: Any) -> Any:
+    """Return a model's method `batch`; None: it decodes one request at a time.
+
+    A model that changes how sessions are opened, by a subclass or a wrapper, has no batches but its own:
+    those of the model inside would go past what it does.
+
+    Spec: DL-12.
+
+    Args:
+        model: a target or a drafter.
+
+    Example:
+        >>> batch_of(object()) is None
+        True
+    """
+    for place in (getattr(model, "__dict__", {}), *(vars(cls) for cls in type(model).__mro__)):
+        if "batch" in place:
+            return model.batch
+        if "session" in place:
+            return None
+    return None
+
+
 def check_batch_rows(rows: int) -> int:
     """Return a number of rows; one below 1 is a ConfigError.
 

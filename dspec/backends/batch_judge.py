@@ -1,77 +1,41 @@
 """The judge of a batch: rows of unlike settings judged in groups, read in one transfer."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dspec.backends.batch_groups import Group, Groups
 from dspec.backends.judge import RequestJudge, first_tokens, listed
 from dspec.backends.ledger import pack, reported
 from dspec.backends.protocol import ArrayOps
 from dspec.core.batch import Found
 from dspec.core.numerics import widen
-from dspec.core.policies import GREEDY, Policy, draft_tokens
-from dspec.core.types import Array, Draft, Sampling, Scores, Uniforms, Verdict
+from dspec.core.policies import GREEDY, draft_tokens
+from dspec.core.types import Array, Draft, Scores, Uniforms, Verdict
 from dspec.rng import Purpose
-
-
-@dataclass(frozen=True)
-class Group:
-    """Rows that one call judges.
-
-    Args:
-        policy: theirs.
-        sampling: theirs.
-        rows: their numbers on the host.
-        index: the same on the device; None: they are all rows in order, and nothing is picked.
-        reports: settings of the law whose log-probabilities they report; None: they report none.
-    """
-
-    policy: Policy
-    sampling: Sampling
-    rows: tuple[int, ...]
-    index: Array | None
-    reports: Sampling | None = None
-
-    def pick(self, x: Array, *, xp: Any) -> Array:
-        """Return the rows of the group, of an array (B, ...)."""
-        return x if self.index is None else xp.take(x, self.index, axis=0)
-
-
-@dataclass(frozen=True)
-class Groups:
-    """All rows of a pass.
-
-    Args:
-        each: the groups; every row is in one.
-        back: index on the device that puts the groups' rows, one group after the other, into the order
-            of the rows; None: there is one group.
-    """
-
-    each: tuple[Group, ...]
-    back: Array | None
 
 
 class BatchJudge:
     """Decides for several requests; implements `core.batch.BatchJudge`.
 
-    Rows with one policy and one set of settings are judged by one call, whose arithmetic is row by row
-    (RS-9). The uniforms of a pass are drawn on the host by each request's own key and sent in one piece.
+    Rows with one policy, one set of settings and one draft length are judged by one call, whose arithmetic
+    is row by row (RS-9) and which sees their own drafts alone (DL-13). The uniforms of a pass are drawn on
+    the host by each request's own key and sent in one piece.
 
-    Spec: DL-6, DL-12, RN-1, RN-2, RN-4, RS-9, RS-10, RS-13.
+    Spec: DL-6, DL-12, DL-13, RN-1, RN-2, RN-4, RS-9, RS-10, RS-13.
 
     Args:
         ops: the backend's array operations.
         judges: of the requests, each as it would decide alone.
-        n_slots: K, drafted slots of a pass before it is cut.
     """
 
-    def __init__(self, ops: ArrayOps, judges: Sequence[RequestJudge], n_slots: int) -> None:
-        self.ops, self.judges, self.n_slots = ops, judges, n_slots
+    def __init__(self, ops: ArrayOps, judges: Sequence[RequestJudge]) -> None:
+        self.ops, self.judges = ops, judges
         # Who sits where changes when a row is taken or freed: between, the indices stay on the device.
-        self._last: tuple[tuple[int | None, ...], Groups] = ((), Groups((), None))
+        # Draft lengths may change with every pass: rows by settings and length are kept apart.
+        self._last: dict[bool, tuple[Any, Groups]] = {}
 
     def first(self, logits: Sequence[Array], who: Sequence[int], positions: Sequence[int]) -> list[Found]:
         """Return the tokens after some prompts, each drawn at the key of its last position."""
@@ -87,24 +51,30 @@ class BatchJudge:
             verdicts.append(first_tokens(picked, group.sampling, own, xp=xp, warp=warp))
         return self.read(groups, verdicts, rows[:, None, :], who, positions)
 
-    def opened(self, who: Sequence[int | None], positions: Sequence[int]) -> "BatchPass":
+    def opened(
+        self, who: Sequence[int | None], positions: Sequence[int], lengths: Sequence[int]
+    ) -> "BatchPass":
         """Return the judge of a pass of all rows."""
-        return BatchPass(self, tuple(who), tuple(positions))
+        return BatchPass(self, tuple(who), tuple(positions), tuple(lengths))
 
-    def groups(self, who: Sequence[int | None]) -> "Groups":
-        """Return the rows by policy and settings; a row without a request goes with the first."""
-        if self._last[0] != tuple(who):
-            self._last = (tuple(who), self._grouped(who))
-        return self._last[1]
+    def groups(self, who: Sequence[int | None], lengths: Sequence[int] | None = None) -> Groups:
+        """Return the rows by policy and settings, and by draft length if lengths are given.
+
+        A row without a request goes with the first ones.
+        """
+        key, cut = (tuple(who), lengths), lengths is not None
+        if cut not in self._last or self._last[cut][0] != key:
+            self._last[cut] = key, self._grouped(who, lengths or [None] * len(who))
+        return self._last[cut][1]
 
     def uniforms(
-        self, who: Sequence[int | None], positions: Sequence[int]
+        self, who: Sequence[int | None], positions: Sequence[int], k: int
     ) -> tuple[Array | None, Array | None, Array | None]:
-        """Return uniforms to draft (B, K, 2), accept (B, K) and close (B, K + 1, 2), in one transfer.
+        """Return uniforms to draft (B, k, 2), accept (B, k) and close (B, k + 1, 2), in one transfer.
 
         A request's are those that `RequestJudge` draws: none for a greedy one. None where nobody has any.
         """
-        k, rows = self.n_slots, len(who)
+        rows = len(who)
         if all(one is None or self.judges[one].policy is GREEDY for one in who):
             return None, None, None
         parts = [(Purpose.DRAFT, 2 * k), (Purpose.ACCEPT, k), (Purpose.CLOSE, 2 * (k + 1))]
@@ -135,31 +105,32 @@ class BatchJudge:
                 found[row] = self.judges[one].take(of_row, verdicts[0].tokens.shape[1], positions[row])
         return found
 
-    def _grouped(self, who: Sequence[int | None]) -> Groups:
+    def _grouped(self, who: Sequence[int | None], lengths: Sequence[int | None]) -> Groups:
         found: dict[Any, list[int]] = {}
+        kinds: dict[Any, tuple[RequestJudge, int | None]] = {}
         for row, one in enumerate(who):
             if one is not None:
                 own = self.judges[one]
                 # Greedy rows are alike whatever their other settings: nothing is warped.
-                key: Any = GREEDY if own.policy is GREEDY else (own.policy, own.sampling)
-                found.setdefault((key, own.reports), []).append(row)
-        firsts = [rows[0] for rows in found.values()]
+                kind: Any = GREEDY if own.policy is GREEDY else (own.policy, own.sampling)
+                key = (kind, own.reports, lengths[row])
+                found.setdefault(key, []).append(row)
+                kinds.setdefault(key, (own, lengths[row]))
         lists = list(found.values())
         lists[0].extend(row for row, one in enumerate(who) if one is None)
         if len(lists) == 1:
-            return Groups((self._group(who, firsts[0], range(len(who)), None),), None)
-        index = [self.ops.from_host(np.array(rows, dtype=np.int32)) for rows in lists]
-        each = [self._group(who, *of) for of in zip(firsts, lists, index)]
-        back = np.argsort([row for rows in lists for row in rows]).astype(np.int32)
-        return Groups(tuple(each), self.ops.from_host(back))
-
-    def _group(
-        self, who: Sequence[int | None], first: int, rows: Sequence[int], index: Array | None
-    ) -> Group:
-        one = who[first]
-        assert one is not None
-        own = self.judges[one]
-        return Group(own.policy, own.sampling, tuple(rows), index, own.reports)
+            rows: Sequence[Sequence[int]] = [range(len(who))]
+            index = back = None
+        else:
+            order = np.array([row for own_rows in lists for row in own_rows], dtype=np.int32)
+            rows, index = lists, self.ops.from_host(order)
+            back = self.ops.from_host(np.argsort(order).astype(np.int32))
+        ends = np.cumsum([len(own_rows) for own_rows in rows]).tolist()
+        each = [
+            Group(own.policy, own.sampling, k, tuple(of), index, slice(end - len(of), end), own.reports)
+            for (own, k), of, end in zip(kinds.values(), rows, ends)
+        ]
+        return Groups(tuple(each), back)
 
     def _host(
         self, who: Sequence[int | None], positions: Sequence[int], parts: Sequence[tuple[Purpose, int]]
@@ -183,15 +154,25 @@ class BatchPass:
         parent: the batch's judge.
         who: the request of each row, or None.
         positions: of the anchors.
+        lengths: drafts of each row.
     """
 
-    def __init__(self, parent: BatchJudge, who: tuple[int | None, ...], positions: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        parent: BatchJudge,
+        who: tuple[int | None, ...],
+        positions: tuple[int, ...],
+        lengths: tuple[int, ...],
+    ) -> None:
         self._parent, self._who, self._positions = parent, who, positions
-        self._groups = parent.groups(who)
-        self._draft, self._accept, self._close = parent.uniforms(who, positions)
+        # All rows draft as far as the longest; each is judged by as many drafts as it asked for.
+        self._groups = self._cut = parent.groups(who)
+        if len({k for one, k in zip(who, lengths) if one is not None}) > 1:
+            self._cut = parent.groups(who, lengths)
+        self._draft, self._accept, self._close = parent.uniforms(who, positions, max(lengths))
 
     def rule(self, logits: Array, first_slot: int = 0) -> Draft:
-        """Return drafts of all rows, each by its own policy; logits (B, K, V), or some slots of them."""
+        """Return drafts of all rows, each by its own policy; logits (B, k, V), or some slots of them."""
         xp, uniforms = self._parent.ops.xp, self._draft
         if uniforms is not None:
             uniforms = uniforms[:, first_slot : first_slot + logits.shape[1], :]
@@ -211,8 +192,8 @@ class BatchPass:
 
     def verdict(self, scores: Scores, draft: Draft) -> list[Found]:
         """Return what each row decided."""
-        verdicts = [self._judged(group, scores, draft) for group in self._groups.each]
-        return self._parent.read(self._groups.each, verdicts, scores.logits, self._who, self._positions)
+        verdicts = [self._judged(group, scores, draft) for group in self._cut.each]
+        return self._parent.read(self._cut.each, verdicts, scores.logits, self._who, self._positions)
 
     def _drafted(self, group: Group, logits: Array, uniforms: Array | None) -> Draft:
         ops = self._parent.ops
@@ -221,16 +202,24 @@ class BatchPass:
         return draft_tokens(group.pick(logits, xp=xp), group.policy, group.sampling, own, xp=xp, warp=warp)
 
     def _judged(self, group: Group, scores: Scores, draft: Draft) -> Verdict:
-        ops = self._parent.ops
+        """Return the verdict of a group's own drafts, -1 in the slots that others have and it has not."""
+        ops, width = self._parent.ops, draft.tokens.shape[1]
         xp, judge = ops.xp, ops.operation("judge")
-        probs = group.pick(draft.probs, xp=xp) if group.policy.samples else None
-        own = Draft(group.pick(draft.tokens, xp=xp), probs)
+        k = width if group.n_slots is None else group.n_slots
+        # A cut block has fewer slots than the drafter's, of the same keys; of no drafts there is no law.
+        probs = group.pick(draft.probs[:, :k], xp=xp) if group.policy.samples and k else None
+        own = Draft(group.pick(draft.tokens[:, :k], xp=xp), probs)
         uniforms = None
         if group.policy is not GREEDY:
-            k = draft.tokens.shape[1]  # a cut block has fewer slots than the drafter's, of the same keys
-            accept, close = group.pick(self._accept, xp=xp), group.pick(self._close, xp=xp)
-            uniforms = Uniforms(accept[:, :k], close[:, : k + 1])
-        return judge(group.pick(scores.logits, xp=xp), own, group.policy, group.sampling, uniforms, xp=xp)
+            accept, close = group.pick(self._accept[:, :k], xp=xp), group.pick(self._close[:, : k + 1], xp=xp)
+            uniforms = Uniforms(accept, close)
+        logits = group.pick(scores.logits[:, : k + 1], xp=xp)
+        verdict: Verdict = judge(logits, own, group.policy, group.sampling, uniforms, xp=xp)
+        if k == width:
+            return verdict
+        beyond = xp.full_like(draft.tokens[: len(group.rows), k:], -1)
+        tokens = xp.concat([verdict.tokens, xp.astype(beyond, verdict.tokens.dtype)], axis=1)
+        return Verdict(verdict.n_accepted, tokens)
 
 
 class NoDrafterBatch:
@@ -258,6 +247,7 @@ class NoDrafterBatch:
         rule: object,
         *,
         first: int = 0,
+        n_slots: int | None = None,
     ) -> Draft:
         """Return a draft of no tokens in the rows from `first` on."""
         self.lengths[first : first + len(positions)] = positions

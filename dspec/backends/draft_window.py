@@ -2,15 +2,18 @@
 
 from typing import Any
 
+from dspec.backends.batch_checks import batch_of
+
 
 class WindowedDrafter:
     """A drafter whose sessions look back over so many context positions; all else is its own.
 
     Keys and values of all positions are written as ever, and keep their positions: what is cut is the view
-    that a block reads, so that its attention costs no more at 100,000 positions than at W. Any law of the
-    drafter keeps the target's (RS-3). It has no batches: rows of unlike lengths would each need a view.
+    that a block reads, so that its attention costs no more at 100,000 positions than at W. Rows of a batch
+    share a view, from the first position that any of them sees; each sees its own by a mask. Any law of the
+    drafter keeps the target's (RS-3).
 
-    Spec: RS-3, DL-5.
+    Spec: RS-3, DL-5, DL-12.
 
     Args:
         drafter: of a room.
@@ -32,3 +35,11 @@ class WindowedDrafter:
         session = self._drafter.session(target, capacity=capacity)
         session.window = self.window
         return session
+
+    def batch(self, target: Any, *, rows: int, capacity: int) -> Any:
+        """Return an empty session of several requests, likewise; None: the drafter inside has none."""
+        inside = batch_of(self._drafter)
+        opened = inside and inside(target, rows=rows, capacity=capacity)
+        if opened is not None:
+            opened.window = self.window
+        return opened

@@ -192,7 +192,9 @@ class NoDrafter:
         self.length = 0
         self._nothing = ops.from_host(np.zeros((1, 0), dtype=np.int32))
 
-    def propose(self, anchor: int, position: int, features: object, rule: object) -> Draft:
+    def propose(
+        self, anchor: int, position: int, features: object, rule: object, n_slots: int | None = None
+    ) -> Draft:
         """Return a draft of no tokens."""
         self.length = position
         return Draft(self._nothing)

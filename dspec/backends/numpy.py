@@ -190,11 +190,13 @@ class TableDrafterSession:
         self._drafter = drafter
         self.length = 0
 
-    def propose(self, anchor: int, position: int, features: Any, rule: Any) -> Draft:
-        """Return K drafts after the anchor."""
+    def propose(
+        self, anchor: int, position: int, features: Any, rule: Any, n_slots: int | None = None
+    ) -> Draft:
+        """Return K drafts after the anchor, or the first of them."""
         self.length = position
         with np.errstate(divide="ignore"):
-            logits = np.log(self._drafter.table)
+            logits = np.log(self._drafter.table[:n_slots])
         if not self._drafter.autoregressive:
             return rule(logits[None, :, anchor])
         drafts, token = [], anchor

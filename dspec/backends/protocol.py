@@ -131,13 +131,16 @@ class DrafterSession(Protocol):
 
     length: int  # committed context positions in the cache
 
-    def propose(self, anchor: int, position: int, features: Any, rule: DraftRule) -> Draft:
+    def propose(
+        self, anchor: int, position: int, features: Any, rule: DraftRule, n_slots: int | None = None
+    ) -> Draft:
         """Take in the features of newly scored positions, then propose K tokens after the anchor.
 
         `features` come from the last `TargetSession` call; their rows stand for the positions
         `length`, `length` + 1, ... and may run past `position` (rows of rejected drafts: shapes
         stay fixed and nothing waits for the host). Afterwards `length` is `position`, the
-        anchor's own: context is strictly before the anchor (DL-5).
+        anchor's own: context is strictly before the anchor (DL-5). `n_slots`: of the K drafts the first
+        k >= 1 alone, as they are in the whole block (DL-13); the loop leaves it out where all are wanted.
         """
         ...
 
@@ -189,6 +192,7 @@ class DrafterBatch(Protocol):
         rule: DraftRule,
         *,
         first: int = 0,
+        n_slots: int | None = None,
     ) -> Draft:
         """Take in features of newly scored positions, then propose K tokens after the anchors.
 
@@ -196,7 +200,8 @@ class DrafterBatch(Protocol):
         `TargetBatch.score`, None before the first one: those of the rows of the last proposal, and row r's
         stand for the positions `lengths[r]`, `lengths[r]` + 1, ...; what is past the anchor, or of a row
         taken since, means nothing. Afterwards the lengths of the rows are their positions (DL-5). `rule`
-        sees all rows at once.
+        sees all rows at once. `n_slots`: of the K drafts the first k alone, as they are in the whole block
+        (DL-13); at 0 nothing is drafted, the features are taken in all the same.
         """
         ...
 

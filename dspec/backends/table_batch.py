@@ -80,11 +80,14 @@ class TableDrafterBatch:
         rule: Any,
         *,
         first: int = 0,
+        n_slots: int | None = None,
     ) -> Draft:
-        """Return K drafts after the anchor of each row from `first` on."""
+        """Return K drafts after the anchor of each row from `first` on, or the first of them."""
         self.lengths[first : first + len(positions)] = positions
+        if n_slots == 0:
+            return Draft(np.zeros((len(anchors), 0), dtype=np.int32))
         with np.errstate(divide="ignore"):
-            logits = np.log(self._table)
+            logits = np.log(self._table[:n_slots])
         token = np.asarray(anchors)
         if not self._autoregressive:
             drawn: Draft = rule(np.ascontiguousarray(np.swapaxes(logits[:, token], 0, 1)))

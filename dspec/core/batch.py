@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from dspec.core.cut_pass import DraftLength
 from dspec.core.decode import Limits, Pass, check_prompt, emit
 from dspec.core.types import Array, Draft, Scores
 
@@ -23,14 +24,17 @@ class Entry:
     Args:
         prompt: token ids, at least one.
         limits: when to end.
+        length: how many drafts its passes verify; asked before a pass, told after it.
 
     Example:
-        >>> Entry([3, 1], Limits(8)).limits.max_new_tokens
+        >>> from dspec.core.draft_length import FixedLength
+        >>> Entry([3, 1], Limits(8), FixedLength(2)).limits.max_new_tokens
         8
     """
 
     prompt: Sequence[int]
     limits: Limits
+    length: DraftLength
 
 
 class PassJudge(Protocol):
@@ -38,7 +42,7 @@ class PassJudge(Protocol):
 
     @property
     def rule(self) -> Callable[..., Draft]:
-        """The rule that turns draft logits (B, K, V) into drafts."""
+        """The rule that turns draft logits (B, k, V) into drafts."""
         ...
 
     def verdict(self, scores: Scores, draft: Draft) -> Sequence[Found]:
@@ -53,8 +57,10 @@ class BatchJudge(Protocol):
         """Return the tokens after some prompts; logits (1, 1, V) and last position of each."""
         ...
 
-    def opened(self, who: Sequence[int | None], positions: Sequence[int]) -> PassJudge:
-        """Return the judge of a pass: the request of each of its rows or None, positions of the anchors."""
+    def opened(
+        self, who: Sequence[int | None], positions: Sequence[int], lengths: Sequence[int]
+    ) -> PassJudge:
+        """Return the judge of a pass: of each row the request or None, the anchor's position, its drafts."""
         ...
 
 
@@ -98,8 +104,10 @@ class _Rows:
             return Pass((), None, 0, "error", found)
         n_accepted, tokens = found
         emitted = tokens[: n_accepted + 1]
-        accepted = None if n_drafted is None else n_accepted
-        step = emit(emitted, accepted, n_drafted or 0, seat.left, self.entries[seat.who].limits)
+        entry, accepted = self.entries[seat.who], None if n_drafted is None else n_accepted
+        if n_drafted is not None:
+            entry.length.observe(n_drafted, n_accepted)
+        step = emit(emitted, accepted, n_drafted or 0, seat.left, entry.limits)
         seat.anchor = tokens[n_accepted]
         seat.position += n_accepted + 1
         seat.left -= len(step.tokens)
@@ -130,13 +138,13 @@ def decode_batch(
     A request whose law is malformed ends with finish "error" and leaves the others as they are; any other
     exception ends all.
 
-    Spec: DL-1..DL-6, DL-12, RS-9, RS-14..RS-16.
+    Spec: DL-1..DL-6, DL-12, DL-13, RS-9, RS-14..RS-16.
 
     Args:
         target: a `TargetBatch` of `rows` rows, empty.
         drafter: a `DrafterBatch`, likewise.
         judge: policies, settings and uniforms of the requests.
-        entries: prompts and limits.
+        entries: prompts, limits and draft lengths.
         rows: B, requests side by side; >= 1.
         stopped: requests that the reader wants no more of; it adds to it between two `next`.
 
@@ -182,11 +190,13 @@ def _pass(table: _Rows, judge: BatchJudge) -> list[tuple[int, int, Pass]]:
     seats, positions = table.seats[first:end], table.positions[first:end]
     who = [None if seat is None else seat.who for seat in seats]
     anchors = [0 if seat is None else seat.anchor for seat in seats]
-    decide = judge.opened(who, positions)
-    draft = table.drafter.propose(anchors, positions, table.features, decide.rule, first=first)
+    # Chosen before anything of this pass is drawn, each by its own request's past (DL-13).
+    lengths = [0 if one is None else table.entries[one].length.choose() for one in who]
+    decide = judge.opened(who, positions, lengths)
+    widest = {"first": first, "n_slots": max(lengths)}
+    draft = table.drafter.propose(anchors, positions, table.features, decide.rule, **widest)
     scores = table.target.score(anchors, draft.tokens, first=first)
     table.features = scores.features
     found = decide.verdict(scores, draft)
-    n_drafted = draft.tokens.shape[1]
     seated = [(i, one) for i, one in enumerate(who) if one is not None]
-    return [(first + i, one, table.settle(first + i, found[i], n_drafted)) for i, one in seated]
+    return [(first + i, one, table.settle(first + i, found[i], lengths[i])) for i, one in seated]

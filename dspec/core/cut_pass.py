@@ -3,8 +3,7 @@
 from typing import Any, Protocol
 
 from dspec.core.decode import Judge, Outcome
-from dspec.core.types import Draft
-from dspec.core.unseen import FeatureArrays, Unseen
+from dspec.core.unseen import DraftArrays, Unseen
 
 
 class DraftLength(Protocol):
@@ -18,12 +17,6 @@ class DraftLength(Protocol):
         """Take in what became of a pass."""
         ...
 
-
-class DraftArrays(FeatureArrays, Protocol):
-    """What cutting needs of a backend's arrays."""
-
-    def cut(self, draft: Draft, n_slots: int) -> Draft:
-        """Return its first slots."""
         ...
 
 
@@ -55,8 +48,8 @@ class CutPass:
         if n_slots == 0:
             draft = self._arrays.nothing()
         else:
-            whole = drafter.propose(anchor, position, self._unseen.take(), judge.rule(position))
-            draft = self._arrays.cut(whole, n_slots)
+            unseen, rule = self._unseen.take(), judge.rule(position)
+            draft = drafter.propose(anchor, position, unseen, rule, n_slots=n_slots)
         scores = target.score(anchor, draft.tokens)
         n_accepted, tokens = judge.verdict(scores, draft, position)
         target.rewind(position + n_accepted + 1)

@@ -61,6 +61,30 @@ class Costs:
         return self.verify[n_drafts] + (self.draft if n_drafts else 0.0)
 
 
+@dataclass(frozen=True)
+class FixedLength:
+    """The same draft length in every pass.
+
+    Spec: DL-13.
+
+    Args:
+        n_drafts: k >= 0.
+
+    Example:
+        >>> FixedLength(2).choose()
+        2
+    """
+
+    n_drafts: int
+
+    def choose(self) -> int:
+        """Return k."""
+        return self.n_drafts
+
+    def observe(self, n_drafted: int, n_accepted: int) -> None:
+        """Learn nothing."""
+
+
 class AutoLength:
     """Chooses the draft length of one request's passes: most expected tokens for their cost.
 

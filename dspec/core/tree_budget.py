@@ -96,6 +96,11 @@ class AutoBudget:
         self._weight = dict.fromkeys(costs.budgets, 0.0)
 
     @property
+    def largest(self) -> int:
+        """The most nodes that it chooses."""
+        return max(self._costs)
+
+    @property
     def emitted(self) -> dict[int, float]:
         """Tokens of a pass by budget, as far as budgets were shown; of no tree 1."""
         return {

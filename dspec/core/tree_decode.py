@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from dspec.core.decode import Outcome
 from dspec.core.tree import Tree, walk
 from dspec.core.types import Scores
-from dspec.core.unseen import FeatureArrays, Unseen
+from dspec.core.unseen import DraftArrays, Unseen
 
 
 class TreeJudge(Protocol):
@@ -86,7 +86,7 @@ class SizedTreePass:
         arrays: of the backend.
     """
 
-    def __init__(self, size: TreeSize, arrays: FeatureArrays) -> None:
+    def __init__(self, size: TreeSize, arrays: DraftArrays) -> None:
         self._size, self._arrays, self._unseen = size, arrays, Unseen(arrays)
 
     def __call__(

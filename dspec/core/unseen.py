@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from dspec.core.types import Draft
 
 
-class FeatureArrays(Protocol):
+class DraftArrays(Protocol):
     """What passes without drafts need of a backend's arrays."""
 
     def nothing(self) -> Draft:
@@ -27,7 +27,7 @@ class Unseen:
         arrays: of the backend.
     """
 
-    def __init__(self, arrays: FeatureArrays) -> None:
+    def __init__(self, arrays: DraftArrays) -> None:
         self._arrays = arrays
         self._waiting: list[tuple[Any, int]] = []
         self._known = 0  # positions whose features the drafter has, or that wait for it

@@ -86,7 +86,7 @@ class SideBySide:
             raise ConfigError(explain("batch size", rows, needed, clause="DL-12"))
         self._target, self._drafter = sessions
         self._who = list(range(rows))
-        self._judges = {n: BatchJudge(engine.ops, [_judge(engine, n)] * rows, n - 1) for n in sizes}
+        self._judges = {n: BatchJudge(engine.ops, [_judge(engine, n)] * rows) for n in sizes}
         for row in self._who:
             self._drafter.prefill(row, self._target.prefill(row, context).features)
 
@@ -100,7 +100,7 @@ class SideBySide:
 
     def verdict(self, n: int, scores: Scores, drafts: Any) -> None:
         """Judge a pass over n new tokens of all rows, up to the host."""
-        opened = self._judges[n].opened(self._who, [self.at] * len(self._who))
+        opened = self._judges[n].opened(self._who, *([each] * len(self._who) for each in (self.at, n - 1)))
         opened.verdict(scores, Draft(drafts))
 
     def propose(self, position: int, features: Any) -> None:

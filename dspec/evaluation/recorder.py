@@ -62,8 +62,8 @@ class _Session:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
 
-    def propose(self, anchor: int, position: int, features: Any, rule: DraftRule) -> Draft:
+    def propose(self, anchor: int, position: int, features: Any, rule: DraftRule, **cut: Any) -> Draft:
         """Pass the call on and keep the tokens."""
-        draft = self._session.propose(anchor, position, features, rule)
+        draft = self._session.propose(anchor, position, features, rule, **cut)
         self._proposed.append((position, draft.tokens))
         return draft

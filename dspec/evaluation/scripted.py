@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from dspec.backends.batch_checks import batch_of
 from dspec.backends.batch_judge import NoDrafterBatch
 from dspec.backends.protocol import ArrayOps, DrafterModel, DrafterSession, DraftRule
-from dspec.batching import batch_of
 from dspec.core.types import Array, Draft
 from dspec.errors import ConfigError, explain
 
@@ -99,11 +99,13 @@ class _Session:
         self._passes = 0
         self.length = 0
 
-    def propose(self, anchor: int, position: int, features: Any, rule: DraftRule) -> Draft:
+    def propose(
+        self, anchor: int, position: int, features: Any, rule: DraftRule, n_slots: int | None = None
+    ) -> Draft:
         """Let the drafter inside propose, then return the script's tokens."""
-        drafts = self._script.drafts(self._passes, [position])
+        drafts = self._script.drafts(self._passes, [position])[:, :n_slots]
         if self._inside is not None:
-            own = self._inside.propose(anchor, position, features, rule).tokens
+            own = self._inside.propose(anchor, position, features, rule, n_slots).tokens
             drafts = self._script.beside(drafts, own)
         self._passes, self.length = self._passes + 1, position
         return Draft(drafts)
@@ -140,15 +142,17 @@ class _Batch:
         rule: DraftRule,
         *,
         first: int = 0,
+        n_slots: int | None = None,
     ) -> Draft:
         """Let the drafter inside propose, then return the script's tokens."""
         drafter = self._script.drafter
         if drafter is not None and features is not None:
             features = features[:, : drafter.block_size]  # its rows take in no more at once
-        own = self._inside.propose(anchors, positions, features, rule, first=first).tokens
-        drafts = self._script.drafts(self._passes, positions)
-        self._passes += 1
-        return Draft(drafts if drafter is None else self._script.beside(drafts, own))
+        cut = {"first": first, "n_slots": n_slots}
+        own = self._inside.propose(anchors, positions, features, rule, **cut).tokens
+        drafts = self._script.drafts(self._passes, positions)[:, :n_slots]
+        self._passes += n_slots != 0
+        return Draft(drafts if drafter is None or n_slots == 0 else self._script.beside(drafts, own))
 
     def rewind(self, lengths: Sequence[int]) -> None:
         """Forget every row's context positions from `lengths[r]` on."""

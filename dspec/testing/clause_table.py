@@ -93,7 +93,7 @@ BY_PYTEST = {
     "NU-6": "tests/test_target_calls.py",  # a setting of a framework while a real model runs
     "DL-11": "tests/test_tree_sessions.py",  # masks and positions of real models
     "DL-10": "tests/test_replay_law.py",  # about texts that are there already: nothing is decoded
-    "DL-13": "tests/test_draft_length_law.py",  # the checks decode whole blocks
+    "DL-13": "tests/test_draft_length_law.py",  # of its law; isolation tries lengths in company
     "DL-14": "tests/test_sized_trees.py",  # the checks decode trees of one budget
     # What decides without a law, and what only models on disk and whole requests show.
     "RN-6": "tests/test_block_engine.py",

@@ -13,6 +13,7 @@ import array_api_compat.numpy as npx
 from dspec.backends.registry import open_ops
 from dspec.core.policies import POLICIES
 from dspec.core.types import Sampling
+from dspec.decoders import Costs, Speculative
 from dspec.testing.bench import RULES, Bench, on_device, several_on_device
 from dspec.testing.checks.block_engines import check_greedy_blocks, draw_blocks, law_of_blocks
 from dspec.testing.checks.boundaries import check_boundaries
@@ -66,7 +67,9 @@ FORMS: dict[str, tuple[Any, dict[str, int]]] = {
     "listed": (listed, {}),
     "batched": (listed, {"batch_size": 3}),
     "side by side": (side_by_side, {"batch_size": 3}),
+    "own lengths": (side_by_side, {"batch_size": 3}),
 }
+RISE = 0.25  # cost of a token more in a pass, in passes of one: from no drafts to all are worth it at times
 OTHER_MAP = (
     "needs the two-level draw of RS-10; a right sampler that draws otherwise is checked as a generator"
 )
@@ -187,7 +190,11 @@ def isolation(bench: Bench, given: Arguments, only: Arguments) -> Report:
         ids = default_prompt(engine)
         own["prompts"] = [ids[:1], ids[1:3], ids[:5], ids[2:3], ids]
     form, options = FORMS[given["form"]]
-    settings = {"temperature": 1.0, "policy": given["policy"]}
+    settings: dict[str, Any] = {"temperature": 1.0, "policy": given["policy"]}
+    if given["form"] == "own lengths" and engine.drafter is not None:
+        costs = Costs(verify=tuple(1 + RISE * k for k in range(engine.drafter.block_size)))
+        decoder = Speculative(policy=given["policy"], block="auto", costs=costs)
+        settings = {"temperature": 1.0, "decoder": decoder}
     generate = form(engine, **options, **settings)
     if not options.get("batch_size"):
         return check_isolation(generate, **{**own, **only})

@@ -181,7 +181,7 @@ def engine_parts(level: Level, backend: str, *, seed: int) -> Iterator[Part]:
     for policy in ("greedy", "rejection"):
         given = {"policy": policy, "longest": level.longest, "slots": list(range(level.longest // 2 + 1))}
         yield Part("stop_rules", backend, "float32", policy, given)
-    for form in ("listed", "interleaved", "batched", "side by side"):
+    for form in ("listed", "interleaved", "batched", "side by side", "own lengths"):
         yield Part("isolation", backend, "float32", form, {**common, "form": form, "policy": "rejection"})
     yield Part("rollback", backend, "float32", "", {"steps": level.steps, "seed": seed})
     for policy in (*POLICIES[1:], TREES[-1], SAMPLED_TREES[-1]):

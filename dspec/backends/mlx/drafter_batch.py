@@ -54,6 +54,7 @@ class DrafterBatch:
         config = drafter.config
         check_beside(drafter, target)
         self.lengths = [0] * check_batch_rows(rows)
+        self.window: int | None = None  # context positions that a block sees; None: all
         self._fed = slice(0, rows)  # rows of the last proposal, whose features the next one takes in
         self._drafter, self._target, self._capacity = drafter, target, check_capacity(capacity)
         self._ops = MlxOps()
@@ -97,6 +98,7 @@ class DrafterBatch:
         rule: DraftRule,
         *,
         first: int = 0,
+        n_slots: int | None = None,
     ) -> Draft:
         """Take in features, then draft K tokens after the anchors of some rows.
 
@@ -110,6 +112,8 @@ class DrafterBatch:
             features: (rows of the last proposal, R, F), R at most the block size; None: no new ones.
             rule: turns logits (B, K, V) into a draft.
             first: of the B rows.
+            n_slots: the first k of the K drafts alone: the head and the rule see no others; 0: features are
+                taken in and nothing is drafted; None: all.
 
         Returns:
             What the rule made.
@@ -130,16 +134,23 @@ class DrafterBatch:
         with exact_inference():
             numbers = [*anchors, *positions, *self.lengths[self._fed]]
             sent, count = self._ops.from_host(np.array(numbers, dtype=np.int32)), len(anchors)
-            starts, end = sent[count : 2 * count], max(positions) + size
+            end = max(positions) + size
             if features is not None:
                 new = sent[2 * count :, None] + self._columns[:added]
                 self._write(features, self._turn(new), Places(end, first=self._fed.start, positions=new))
-            embeds = self._target.embed(sent[:count, None]).astype(self._drafter.dtype)
-            embeds = mx.concatenate([embeds, self._mask_embeds[:count]], axis=1)
-            hidden = self._read_block(embeds, starts, end, first)
-            draft = rule(self._target.logits(hidden[:, 1:]))
-            # The device starts on the block while the host builds the target's pass.
-            mx.async_eval(draft.tokens)
+            if n_slots == 0:
+                draft = Draft(mx.zeros((count, 0), dtype=mx.int32))
+                # Left lazy, what is written pass after pass would be one graph, with every pass's features.
+                mx.async_eval([store.arrays for store in self._stores])
+            else:
+                embeds = self._target.embed(sent[:count, None]).astype(self._drafter.dtype)
+                embeds = mx.concatenate([embeds, self._mask_embeds[:count]], axis=1)
+                block = sent[count : 2 * count, None] + self._columns[:size]
+                places = Places(end, first=first, positions=block, begin=self._begin(positions))
+                hidden = self._read_block(embeds, places)
+                draft = rule(self._target.logits(hidden[:, 1:][:, :n_slots]))
+                # The device starts on the block while the host builds the target's pass.
+                mx.async_eval(draft.tokens)
         self.lengths[rows], self._fed = positions, rows
         return draft
 
@@ -159,13 +170,20 @@ class DrafterBatch:
         for store, layer in zip(self._stores, self._drafter.layers):
             store.write(places, *layer.self_attn.keys_values(context, rotation))
 
-    def _read_block(self, hidden: mx.array, starts: mx.array, end: int, first: int) -> mx.array:
-        """Run the blocks' slots over each row's context and block, all of which they may see."""
-        size = hidden.shape[1]
-        positions = starts[:, None] + self._columns[:size]
-        places, rotation = Places(end, first=first, positions=positions), self._turn(positions)
-        # One mask for all slots of a row: (B, 1, 1, end).
-        mask = (self._columns[:end] < starts[:, None] + size)[:, None, None]
+    def _begin(self, positions: Sequence[int]) -> int:
+        """Return the first position that any of the blocks after anchors at some positions sees."""
+        # A row without a request stands at position 0, so that it sees itself: over no keys it would be NaN.
+        return 0 if self.window is None else max(0, min(positions) - self.window)
+
+    def _read_block(self, hidden: mx.array, places: Places) -> mx.array:
+        """Run the blocks' slots over each row's context (its last `window` positions) and block."""
+        starts, size = places.positions[:, :1], hidden.shape[1]
+        columns, rotation = self._columns[places.begin : places.end], self._turn(places.positions)
+        # One mask for all slots of a row: (B, 1, 1, end - begin).
+        mask = columns < starts + size
+        if self.window is not None:
+            mask = mask & (columns >= starts - self.window)
+        mask = mask[:, None, None]
         for store, layer in zip(self._stores, self._drafter.layers):
             hidden = layer(hidden, rotation, partial(store.write, places), mask)
         return self._drafter.norm(hidden)

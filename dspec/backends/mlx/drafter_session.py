@@ -59,7 +59,9 @@ class DrafterSession:
             # Made once: left lazy, every proposal's graph would make them again.
             mx.async_eval(*self._rotation, self._mask_embeds)
 
-    def propose(self, anchor: int, position: int, features: mx.array, rule: DraftRule) -> Draft:
+    def propose(
+        self, anchor: int, position: int, features: mx.array, rule: DraftRule, n_slots: int | None = None
+    ) -> Draft:
         """Take in features, then draft K tokens after the anchor.
 
         Rows of `features` stand for the positions length, length + 1, ...; those at or after
@@ -70,6 +72,7 @@ class DrafterSession:
             position: the anchor's; `length` afterwards.
             features: (1, R, F) with length + R >= position.
             rule: turns logits (1, K, V) into a draft.
+            n_slots: the first k >= 1 of the K drafts alone: the head and the rule see no others; None: all.
 
         Returns:
             What the rule made.
@@ -93,7 +96,7 @@ class DrafterSession:
             first = self._target.embed(mx.full((1, 1), anchor, dtype=mx.int32))
             embeds = mx.concatenate([first.astype(self._drafter.dtype), self._mask_embeds], axis=1)
             hidden = self._read_block(embeds, position)
-            draft = rule(self._target.logits(hidden[:, 1:]))
+            draft = rule(self._target.logits(hidden[:, 1:][:, :n_slots]))
             # The device starts on the block while the host builds the target's pass.
             mx.async_eval(draft.tokens)
         self.length = position

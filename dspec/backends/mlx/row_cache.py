@@ -17,6 +17,7 @@ class Places:
         start: first position written in the one row.
         first: first of several rows.
         positions: (B, n) int32 positions written in several rows, or None.
+        begin: first position that the pass sees.
     """
 
     end: int
@@ -24,6 +25,7 @@ class Places:
     start: int = 0
     first: int = 0
     positions: mx.array | None = None
+    begin: int = 0
 
 
 class RowStore:
@@ -62,7 +64,7 @@ class RowStore:
         return [self.keys, self.values]
 
     def write(self, places: Places, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Write keys and values (1 or B, H, n, d); return views of all positions up to the end."""
+        """Write keys and values (1 or B, H, n, d); return views of the positions that are seen."""
         # MLX writes into the buffer itself, as nobody else holds it once the last pass was evaluated.
         first = places.first if places.row is None else places.row
         part = slice(first, first + keys.shape[0])
@@ -71,7 +73,8 @@ class RowStore:
                 buffer[self._rows[part], :, places.positions] = new.swapaxes(1, 2)
             else:
                 buffer[part, :, places.start : places.end] = new
-        return self.keys[part, :, : places.end], self.values[part, :, : places.end]
+        seen = slice(places.begin, places.end)
+        return self.keys[part, :, seen], self.values[part, :, seen]
 
     def clear(self, row: int) -> None:
         """Write zeros over a row: what a failed request left there may be NaN."""

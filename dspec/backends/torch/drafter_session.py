@@ -60,7 +60,9 @@ class DrafterSession:
             mask_id = torch.full((1, config.num_slots), config.mask_token_id, device=drafter.device)
             self._mask_embeds = target.embed(mask_id).to(drafter.dtype)
 
-    def propose(self, anchor: int, position: int, features: Tensor, rule: DraftRule) -> Draft:
+    def propose(
+        self, anchor: int, position: int, features: Tensor, rule: DraftRule, n_slots: int | None = None
+    ) -> Draft:
         """Take in features, then draft K tokens after the anchor.
 
         Rows of `features` stand for the positions length, length + 1, ...; those at or after
@@ -71,6 +73,7 @@ class DrafterSession:
             position: the anchor's; `length` afterwards.
             features: (1, R, F) with length + R >= position.
             rule: turns logits (1, K, V) into a draft.
+            n_slots: the first k >= 1 of the K drafts alone: the head and the rule see no others; None: all.
 
         Returns:
             What the rule made.
@@ -94,7 +97,7 @@ class DrafterSession:
             first = torch.full((1, 1), anchor, device=self._drafter.device)
             embeds = torch.cat([self._target.embed(first).to(self._drafter.dtype), self._mask_embeds], dim=1)
             hidden = self._read_block(embeds, position)
-            draft = rule(self._target.logits(hidden[:, 1:]))
+            draft = rule(self._target.logits(hidden[:, 1:][:, :n_slots]))
         self.length = position
         return draft
 

@@ -20,6 +20,7 @@ class Places:
         start: first position written in the one row.
         first: first of several rows.
         positions: (B, n) int64 positions written in several rows, or None.
+        begin: first position that the pass sees.
     """
 
     end: int
@@ -27,6 +28,7 @@ class Places:
     start: int = 0
     first: int = 0
     positions: Tensor | None = None
+    begin: int = 0
 
 
 class RowStore:
@@ -59,7 +61,7 @@ class RowStore:
         self._rows = torch.arange(rows, device=keys.device)[:, None]
 
     def write(self, places: Places, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write keys and values (1 or B, H, n, d); return views of all positions up to the end."""
+        """Write keys and values (1 or B, H, n, d); return views of the positions that are seen."""
         first = places.first if places.row is None else places.row
         own_keys, own_values = (buffer[first : first + len(keys)] for buffer in (self.keys, self.values))
         for own, new in ((own_keys, keys), (own_values, values)):
@@ -67,7 +69,8 @@ class RowStore:
                 own[self._rows[: len(new)], :, places.positions] = new.transpose(1, 2)
             else:
                 own[:, :, places.start : places.end] = new
-        return own_keys[:, :, : places.end], own_values[:, :, : places.end]
+        seen = slice(places.begin, places.end)
+        return own_keys[:, :, seen], own_values[:, :, seen]
 
     def clear(self, row: int) -> None:
         """Write zeros over a row: what a failed request left there may be NaN."""

@@ -227,7 +227,7 @@ class _Noting(Wrapped):
         super().__init__(inner)
         self._notes = notes
 
-    def propose(self, anchor: int, position: int, features: Any, rule: Any) -> Draft:
+    def propose(self, anchor: int, position: int, features: Any, rule: Any, **cut: Any) -> Draft:
         """Propose as the inner session does."""
         made: list[Draft] = []
 
@@ -235,7 +235,7 @@ class _Noting(Wrapped):
             made.append(rule(*arguments))
             return made[-1]
 
-        draft: Draft = self._inner.propose(anchor, position, features, noting)
+        draft: Draft = self._inner.propose(anchor, position, features, noting, **cut)
         self._notes.append((position, draft, made))
         return draft
 

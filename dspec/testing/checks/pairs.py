@@ -201,7 +201,7 @@ class _Watched:
         self._seen.position = self._inner.length
         return self._note(self._inner.score(anchor, draft_tokens))
 
-    def propose(self, anchor: int, position: int, features: Any, rule: Any) -> Any:
+    def propose(self, anchor: int, position: int, features: Any, rule: Any, **cut: Any) -> Any:
         """Note the logits that the drafts come from."""
         slots: list[Row] = []
 
@@ -209,7 +209,7 @@ class _Watched:
             slots.append(np.asarray(self._ops.to_host(logits)[0], dtype=np.float64))
             return rule(logits, *first_slot)
 
-        draft = self._inner.propose(anchor, position, features, watching)
+        draft = self._inner.propose(anchor, position, features, watching, **cut)
         self._seen.draft_logits = np.concatenate(slots)
         return draft
 

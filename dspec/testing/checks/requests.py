@@ -171,8 +171,8 @@ def anchors(room: Room) -> str:
         def __init__(self, target: Any, drafter: Any) -> None:
             self._target, self._drafter = target, drafter
 
-        def propose(self, anchor: int, position: int, features: Any, rule: Any) -> Any:
-            draft = self._drafter.propose(anchor, position, features, rule)
+        def propose(self, anchor: int, position: int, features: Any, rule: Any, **cut: Any) -> Any:
+            draft = self._drafter.propose(anchor, position, features, rule, **cut)
             seen.append((position, self._target.length, self._drafter.length))
             return draft
 

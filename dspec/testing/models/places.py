@@ -100,11 +100,13 @@ class PlaceDrafterSession:
     def __init__(self, drafter: PlaceDrafter) -> None:
         self._drafter, self.length = drafter, 0
 
-    def propose(self, anchor: int, position: int, features: Any, rule: Any) -> Draft:
+    def propose(
+        self, anchor: int, position: int, features: Any, rule: Any, n_slots: int | None = None
+    ) -> Draft:
         """Draft for the places after the anchor's."""
         drafter, self.length = self._drafter, position
         place = position - drafter.prompt + 1
-        rows = [drafter.row(place + slot, slot) for slot in range(drafter.num_drafts)]
+        rows = [drafter.row(place + slot, slot) for slot in range(drafter.num_drafts)[:n_slots]]
         return rule(drafter.ops.from_host(np.stack(rows).astype(np.float32)[None]))  # type: ignore[no-any-return]
 
     def rewind(self, length: int) -> None:

@@ -132,12 +132,15 @@ class RecallDrafterSession:
         """Committed context positions."""
         return len(self._rows)
 
-    def propose(self, anchor: int, position: int, features: Any, rule: Any) -> Draft:
+    def propose(
+        self, anchor: int, position: int, features: Any, rule: Any, n_slots: int | None = None
+    ) -> Draft:
         """Take in features up to the anchor, then draft."""
         self._rows = (self._rows + features[0, :, 0].tolist())[:position]
         state = fold([*self._rows, anchor])[-1]
         table = _logits(self._drafter.vocab_size, self._drafter.seed)
-        return rule(table[fold(range(self._drafter.num_drafts), state)][None])  # type: ignore[no-any-return]
+        slots = range(self._drafter.num_drafts)[:n_slots]
+        return rule(table[fold(slots, state)][None])  # type: ignore[no-any-return]
 
     def rewind(self, length: int) -> None:
         """Forget every position >= length."""

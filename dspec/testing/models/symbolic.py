@@ -78,14 +78,16 @@ class ExactDrafter:
         self.length = 0
         self.seen: list[int] = []
 
-    def propose(self, anchor: int, position: int, features: Any, rule: Any) -> Draft:
-        """Return K drafts and the laws they were drawn from."""
+    def propose(
+        self, anchor: int, position: int, features: Any, rule: Any, n_slots: int | None = None
+    ) -> Draft:
+        """Return K drafts, or the first of them, and the laws they were drawn from."""
         self.length = position
         self.seen.append(position)
         drafts: list[int] = []
         context = (*(0,) * position, anchor)  # a world's drafter reads the last token only
         rows = []
-        for slot in range(self.world.num_drafts):
+        for slot in range(self.world.num_drafts)[:n_slots]:
             rows.append(self.world.drafter(context, tuple(drafts)))
             drafts.append(rule(rows[-1], slot))
         return Draft(drafts, rows)

@@ -5,13 +5,14 @@ from typing import Any
 
 import numpy as np
 
+from dspec.backends.batch_checks import batch_of
 from dspec.backends.numpy import NumpyOps, TableDrafter, TableTarget
-from dspec.batching import batch_of
 from dspec.core.tree import Tree
 from dspec.core.types import Draft, Scores
 from dspec.engine import Engine
 from dspec.errors import ConfigError, explain
 from dspec.testing.models.worlds import PERIOD, World
+from dspec.testing.models.wrapping import Wrapped
 
 
 def table_engine(world: World, ops: Any = None) -> Engine:
@@ -87,78 +88,35 @@ class DeviceTarget:
         """Raise if the numpy model reads no trees."""
         self.inner.check_trees()
 
-    def session(self, *, layer_ids: Sequence[int] = (), capacity: int = 0) -> "DeviceTargetSession":
+    def session(self, *, layer_ids: Sequence[int] = (), capacity: int = 0) -> "DeviceScores":
         """Return an empty session."""
-        return DeviceTargetSession(self.inner.session(layer_ids=layer_ids, capacity=capacity), self.ops)
+        return DeviceScores(self.inner.session(layer_ids=layer_ids, capacity=capacity), self.ops)
 
-    def batch(
-        self, *, rows: int, layer_ids: Sequence[int] = (), capacity: int = 0
-    ) -> "DeviceTargetBatch | None":
+    def batch(self, *, rows: int, layer_ids: Sequence[int] = (), capacity: int = 0) -> "DeviceScores | None":
         """Return an empty session of several requests; None if the numpy model has none."""
         inner = batch_of(self.inner)
         opened = None if inner is None else inner(rows=rows, layer_ids=layer_ids, capacity=capacity)
-        return None if opened is None else DeviceTargetBatch(opened, self.ops)
+        return None if opened is None else DeviceScores(opened, self.ops)
 
 
-class DeviceTargetSession:
-    """`TargetSession` over one of numpy, arrays on the device."""
+class DeviceScores(Wrapped):
+    """`TargetSession` or `TargetBatch` over one of numpy, logits on the device."""
 
     def __init__(self, inner: Any, ops: Any) -> None:
-        self._inner, self._ops = inner, ops
+        super().__init__(inner)
+        self._ops = ops
 
-    @property
-    def length(self) -> int:
-        """Committed positions."""
-        return int(self._inner.length)
+    def prefill(self, *asked: Any) -> Scores:
+        """Read the prompt, in a batch of a row."""
+        return _on_device(self._inner.prefill(*asked), self._ops)
 
-    def prefill(self, tokens: Sequence[int]) -> Scores:
-        """Read the prompt."""
-        return _on_device(self._inner.prefill(tokens), self._ops)
-
-    def score(self, anchor: int, draft_tokens: Any) -> Scores:
-        """Read anchor and drafts."""
-        return _on_device(self._inner.score(anchor, _to_numpy(draft_tokens, self._ops)), self._ops)
+    def score(self, anchors: Any, draft_tokens: Any, **rows: int) -> Scores:
+        """Read anchor and drafts, in a batch of some rows."""
+        return _on_device(self._inner.score(anchors, _to_numpy(draft_tokens, self._ops), **rows), self._ops)
 
     def score_tree(self, anchor: int, tree: Tree) -> Scores:
         """Read the anchor and the nodes of a tree."""
         return _on_device(self._inner.score_tree(anchor, tree), self._ops)
-
-    def keep(self, path: Sequence[int]) -> Any:
-        """Commit the anchor and these nodes."""
-        return self._inner.keep(path)
-
-    def rewind(self, length: int) -> None:
-        """Forget every position >= length."""
-        self._inner.rewind(length)
-
-
-class DeviceTargetBatch:
-    """`TargetBatch` over one of numpy, arrays on the device."""
-
-    def __init__(self, inner: Any, ops: Any) -> None:
-        self._inner, self._ops = inner, ops
-
-    @property
-    def lengths(self) -> list[int]:
-        """Committed positions of each row."""
-        return list(self._inner.lengths)
-
-    def prefill(self, row: int, tokens: Sequence[int]) -> Scores:
-        """Read the prompt of a row."""
-        return _on_device(self._inner.prefill(row, tokens), self._ops)
-
-    def score(self, anchors: Sequence[int], draft_tokens: Any, *, first: int = 0) -> Scores:
-        """Read anchor and drafts of the rows from `first` on."""
-        drafts = _to_numpy(draft_tokens, self._ops)
-        return _on_device(self._inner.score(anchors, drafts, first=first), self._ops)
-
-    def rewind(self, lengths: Sequence[int]) -> None:
-        """Forget every row's positions from `lengths[r]` on."""
-        self._inner.rewind(lengths)
-
-    def clear(self, row: int) -> None:
-        """Forget a row."""
-        self._inner.clear(row)
 
 
 class DeviceDrafter:
@@ -168,81 +126,38 @@ class DeviceDrafter:
         self.inner, self.ops = inner, ops
         self.block_size, self.layer_ids = inner.block_size, inner.layer_ids
 
-    def session(self, target: Any, *, capacity: int = 0) -> "DeviceDrafterSession":
+    def session(self, target: Any, *, capacity: int = 0) -> "DeviceDrafts":
         """Return an empty session."""
         inner = self.inner.session(getattr(target, "inner", target), capacity=capacity)
-        return DeviceDrafterSession(inner, self.ops)
+        return DeviceDrafts(inner, self.ops)
 
-    def batch(self, target: Any, *, rows: int, capacity: int = 0) -> "DeviceDrafterBatch | None":
+    def batch(self, target: Any, *, rows: int, capacity: int = 0) -> "DeviceDrafts | None":
         """Return an empty session of several requests; None if the numpy model has none."""
         inner = batch_of(self.inner)
         if inner is None:
             return None
         opened = inner(getattr(target, "inner", target), rows=rows, capacity=capacity)
-        return None if opened is None else DeviceDrafterBatch(opened, self.ops)
+        return None if opened is None else DeviceDrafts(opened, self.ops)
 
 
-class DeviceDrafterSession:
-    """`DrafterSession` over one of numpy: the rule sees the backend's arrays."""
-
-    def __init__(self, inner: Any, ops: Any) -> None:
-        self._inner, self._ops = inner, ops
-
-    @property
-    def length(self) -> int:
-        """Committed context positions."""
-        return int(self._inner.length)
-
-    def propose(self, anchor: int, position: int, features: Any, rule: Any) -> Any:
-        """Return K drafts after the anchor, or the tree that the rule makes."""
-        return _proposed(self._inner, (anchor, position, features), rule, self._ops)
-
-    def rewind(self, length: int) -> None:
-        """Forget every position >= length."""
-        self._inner.rewind(length)
-
-
-class DeviceDrafterBatch:
-    """`DrafterBatch` over one of numpy: the rule sees the backend's arrays."""
+class DeviceDrafts(Wrapped):
+    """`DrafterSession` or `DrafterBatch` over one of numpy: the rule sees the backend's arrays."""
 
     def __init__(self, inner: Any, ops: Any) -> None:
-        self._inner, self._ops = inner, ops
+        super().__init__(inner)
+        self._ops = ops
 
-    @property
-    def lengths(self) -> list[int]:
-        """Committed context positions of each row."""
-        return list(self._inner.lengths)
-
-    def prefill(self, row: int, features: Any) -> None:
-        """Take in the features of a prompt."""
-        self._inner.prefill(row, features)
-
-    def propose(
-        self,
-        anchors: Sequence[int],
-        positions: Sequence[int],
-        features: Any,
-        rule: Any,
-        *,
-        first: int = 0,
-    ) -> Draft:
-        """Return K drafts after the anchor of each row from `first` on."""
-        return _proposed(self._inner, (anchors, positions, features), rule, self._ops, first=first)
-
-    def rewind(self, lengths: Sequence[int]) -> None:
-        """Forget every row's positions from `lengths[r]` on."""
-        self._inner.rewind(lengths)
-
-    def clear(self, row: int) -> None:
-        """Forget a row."""
-        self._inner.clear(row)
+    def propose(self, *asked: Any, **options: Any) -> Any:
+        """Return drafts after the anchor, in a batch of some rows, or the tree that the rule makes."""
+        *plain, rule = asked
+        return _proposed(self._inner, plain, rule, self._ops, **options)
 
 
 def _on_device(scores: Scores, ops: Any) -> Scores:
     return Scores(ops.from_host(scores.logits.astype(np.float32)), scores.features)
 
 
-def _proposed(inner: Any, asked: tuple[Any, ...], rule: Any, ops: Any, **rows: int) -> Any:
+def _proposed(inner: Any, asked: Sequence[Any], rule: Any, ops: Any, **options: Any) -> Any:
     """Return what a session of numpy proposes, its rule seeing the backend's arrays; a tree has none."""
 
     def on_device(logits: Any, *first_slot: int) -> Any:
@@ -253,7 +168,7 @@ def _proposed(inner: Any, asked: tuple[Any, ...], rule: Any, ops: Any, **rows: i
         probs = None if draft.probs is None else _to_numpy(draft.probs, ops, np.float32)
         return Draft(_to_numpy(draft.tokens, ops), probs)
 
-    draft = inner.propose(*asked, on_device, **rows)
+    draft = inner.propose(*asked, on_device, **options)
     if isinstance(draft, Tree):
         return draft
     probs = None if draft.probs is None else ops.from_host(draft.probs)

@@ -58,7 +58,7 @@ class Stale(Wrapped):
         super().__init__(inner)
         self._left: Any = None
 
-    def propose(self, anchor: int, position: int, features: Any, rule: Any) -> Any:
+    def propose(self, anchor: int, position: int, features: Any, rule: Any, **cut: Any) -> Any:
         """Replace the first new rows by what was left over."""
         fresh = self._inner.length == 0
         left, new = self._left, position - self._inner.length
@@ -66,16 +66,16 @@ class Stale(Wrapped):
             rows = min(left.shape[1], new)
             features = _joined(left[:, :rows], features[:, rows:])
         self._left = features[:, new:] if new < features.shape[1] else None
-        return self._inner.propose(anchor, position, features, rule)
+        return self._inner.propose(anchor, position, features, rule, **cut)
 
 
 class Shifted(Wrapped):
     """A drafter that reads each pass's features one row late; wrong."""
 
-    def propose(self, anchor: int, position: int, features: Any, rule: Any) -> Any:
+    def propose(self, anchor: int, position: int, features: Any, rule: Any, **cut: Any) -> Any:
         """Repeat the first row."""
         late = _joined(features[:, :1], features[:, :-1]) if self._inner.length else features
-        return self._inner.propose(anchor, position, late, rule)
+        return self._inner.propose(anchor, position, late, rule, **cut)
 
 
 def _joined(first: Any, second: Any) -> Any:
@@ -174,14 +174,14 @@ class Lazy(Wrapped):
 class Garbage(Wrapped):
     """A drafter that is fed rubbish for rejected rows; right: nothing may read them."""
 
-    def propose(self, anchor: int, position: int, features: Any, rule: Any) -> Any:
+    def propose(self, anchor: int, position: int, features: Any, rule: Any, **cut: Any) -> Any:
         """Overwrite the rows at and behind the anchor by the first one."""
         new = position - self._inner.length
         rest = features.shape[1] - new
         rows = [features[:, :new], *[features[:, :1]] * rest]
         for row in rows[1:]:
             rows[0] = _joined(rows[0], row)
-        return self._inner.propose(anchor, position, rows[0], rule)
+        return self._inner.propose(anchor, position, rows[0], rule, **cut)
 
 
 def _only_if_rejected(session: Any, wanted: int) -> int | None:
