@@ -76,7 +76,7 @@ def test_reports_say_what_was_tried_and_with_what_power(report):
     text = markdown(report, clause_table(report), about=[("command", "dspec check")])
     for leaf in report.leaves():
         assert f"| {leaf.check} | {leaf.subject} | {leaf.status} |" in text
-    assert text.count("\n| RS-") == 22 and "9.0e-10" in text
+    assert text.count("\n| RS-") == 23 and "9.0e-10" in text
 
 
 def leaf(check, subject, clauses, **fields):
