@@ -32,16 +32,22 @@ WAYS = {
     **{f"tree {budget}": Tree(budget=budget) for budget in BUDGETS},
     "tree auto": Tree(budget="auto"),
 }
+# At temperature 0 nothing is sampled.
+HOT = {
+    "sampled tree 8": Tree(budget=8, drafts="sampled"),
+    "sampled tree auto": Tree(budget="auto", drafts="sampled"),
+}
 
 
 def measure(engine, prompts, temperature, repetitions, length):
     """Return tokens a second, tau and the mean depth of trees by way, and how many greedy outputs differ."""
-    seconds = {name: [[] for _ in prompts] for name in WAYS}
-    outs = {name: [None] * len(prompts) for name in WAYS}
+    ways = WAYS | (HOT if temperature else {})
+    seconds = {name: [[] for _ in prompts] for name in ways}
+    outs = {name: [None] * len(prompts) for name in ways}
     settings = {"temperature": temperature, "max_new_tokens": length, "ignore_eos": True}
     for number in range(1 + repetitions):
         for i, prompt in enumerate(prompts):
-            for name, decoder in WAYS.items():
+            for name, decoder in ways.items():
                 start = time.thread_time()
                 outs[name][i] = engine.generate(prompt, decoder=decoder, seed=i, **settings)
                 seconds[name][i] += [time.thread_time() - start] if number else []
