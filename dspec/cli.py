@@ -12,8 +12,9 @@ from typing import Annotated, Any
 import typer
 
 from dspec import __version__
+from dspec.cli_bench import bench_blocks, bench_drafter, bench_plan
 from dspec.cli_check import check
-from dspec.cli_decoders import BLOCK, build_decoder, parse_decoder, with_decoder_options
+from dspec.cli_decoders import BLOCK, build_decoder, with_decoder_options
 from dspec.cli_options import with_settings
 from dspec.cli_plan_options import Acceptance, AsPlan, BatchSizes, Budgets, Context, read_plan_options
 from dspec.cli_prompt import read_prompt_options
@@ -35,8 +36,7 @@ INTERRUPTED = 130  # what a shell reports after Ctrl-C
 DECODER_HELP = (
     "speculative, tree or autoregressive; of a block-diffusion model: self-speculative, diffusion, wino."
 )
-DECODERS = ("autoregressive", "self-speculative(exact=true)", "diffusion")
-DECODERS_HELP = 'Of a block-diffusion model; may be repeated: "self-speculative(exact=true, block_size=8)".'
+DECODERS_HELP = 'To compare; repeat it: "tree(budget=8)", "self-speculative(exact=true)", autoregressive.'
 Family = Annotated[str | None, typer.Option(help="Of a block-diffusion model: sdar, fast_dllm_v2 or llada2.")]
 MaskToken = Annotated[int | None, typer.Option(help="Mask token of a block-diffusion model.")]
 Backend = Annotated[str, typer.Option(help="auto, cuda, cpu, mps or mlx.")]
@@ -189,7 +189,7 @@ def bench(
     backend: Backend = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Decode a suite of prompts: tau and acceptance of a drafter, or decoders of a block-diffusion model.
+    """Decode a suite of prompts: tau and acceptance of a drafter, or several decoders side by side.
 
     With --plan: time the passes here, predict the speed of block sizes, batches and trees, say if they pay.
     """
@@ -197,52 +197,24 @@ def bench(
         output.mkdir(parents=True, exist_ok=True)  # before minutes of decoding
     settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed, "quiet": as_json}
     timed = read_plan_options(plan, acceptance=acceptance, batch_sizes=batch_sizes, budgets=budgets)
-    blocks = decoder or family is not None or mask_token_id is not None
-    if blocks or published_family(target) is not None:
+    blocks = family is not None or mask_token_id is not None
+    if blocks or (decoder and drafter is None and not plan) or published_family(target) is not None:
         if plan:
             raise ConfigError(explain("--plan", target, "a target of a drafter, not a block-diffusion model"))
         if drafter is not None:
             raise ConfigError(explain("DRAFTER", drafter, "none: a block-diffusion model drafts by itself"))
         model = {"family": family, "mask_token_id": mask_token_id, "backend": backend}
-        result = _bench_blocks(target, model, suite, decoder or [], {**settings, "batch_size": batch_size})
+        result = bench_blocks(target, model, suite, decoder or [], {**settings, "batch_size": batch_size})
     elif plan:
         timed.update(context=context, output=output)
-        result = _plan(target, drafter, backend, suite, {**settings, **timed})
+        result = bench_plan(target, drafter, backend, suite, decoder or [], {**settings, **timed})
     else:
-        result = _bench(target, drafter, backend, suite, settings)
+        result = bench_drafter(target, drafter, backend, suite, decoder or [], settings)
     if as_json:
         print(_json(result))
     if output is not None:
         name = "plan.json" if plan else "bench.json"
         (output / name).write_text(_json(result) + "\n", encoding="utf-8")
-
-
-def _plan(target: str, drafter: str | None, backend: str, suite: str, settings: Any) -> Any:
-    """Predict and measure the speed of block sizes, batches and trees."""
-    import dspec
-    from dspec.cli_plan import show_plan
-
-    return show_plan(dspec.load(target, drafter, backend=backend), suite, backend=backend, **settings)
-
-
-def _bench(target: str, drafter: str | None, backend: str, suite: str, settings: Any) -> Any:
-    """Decode a suite with a target and a drafter."""
-    import dspec
-    from dspec.display import show_bench
-
-    if drafter is None:
-        raise ConfigError(explain("DRAFTER", "none", "a drafter folder, or a block-diffusion model"))
-    return show_bench(dspec.load(target, drafter, backend=backend), suite, **settings)
-
-
-def _bench_blocks(source: str, model: Any, suite: str, texts: list[str], settings: Any) -> Any:
-    """Decode a suite with decoders of a block-diffusion model; without names, three of them."""
-    import dspec
-    from dspec.block_display import show_block_bench
-
-    decoders = dict(parse_decoder(text) for text in texts or DECODERS)
-    lm = dspec.load_block_diffusion(source, **model)
-    return show_block_bench(lm, suite, decoders, **settings)
 
 
 app.command()(check)

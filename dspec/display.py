@@ -14,6 +14,7 @@ from rich.text import Text
 
 from dspec.engine import Engine
 from dspec.evaluation.bench import run_suite
+from dspec.evaluation.drafted_bench import compare_drafted
 from dspec.evaluation.suites import load_suite
 from dspec.generation import Chunk
 
@@ -122,4 +123,45 @@ def _bench_table(found: Mapping[str, Any]) -> Table:
         table.add_row(f"acceptance at slot {slot}, once reached", f"{rate:.3f}")
     table.add_row("right drafts after a rejection", f"{found['waste']:.1%}")
     table.add_row("tokens per second", f"{found['tokens_per_second']:.1f}")
+    return table
+
+
+def show_decoder_bench(
+    engine: Engine, suite: str, decoders: Mapping[str, Any], *, quiet: bool = False, **settings: Any
+) -> dict[str, Any]:
+    """Decode a suite with several decoders of an engine, a progress bar beside, and print their table.
+
+    Args:
+        engine: decodes.
+        suite: name or JSONL file.
+        decoders: by name; the first one is the baseline.
+        quiet: print nothing on stdout.
+        **settings: of `compare_drafted`.
+
+    Returns:
+        The figures as plain values.
+    """
+    prompts = load_suite(suite)
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(prompts.name, total=len(decoders) * len(prompts.prompts))
+        found = compare_drafted(
+            engine, prompts.prompts, decoders, advance=lambda name: bar.update(task, advance=1), **settings
+        )
+    if not quiet:
+        title = f"{prompts.name}: {len(prompts.prompts)} prompts, temperature {settings['temperature']:g}"
+        Console().print(_decoder_table(found, title, greedy=settings["temperature"] == 0))
+    return {"suite": prompts.name, "settings": settings, "decoders": found}
+
+
+def _decoder_table(found: Mapping[str, Any], title: str, *, greedy: bool) -> Table:
+    """Return a table of decoders; equal outputs say something at temperature 0 alone."""
+    table = Table(title=title, caption="×: over the first decoder")
+    table.add_column("decoder", overflow="fold")
+    for name in ("tau", "× (95 %)", "tokens/s", "×", *(["equal"] if greedy else [])):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, own in found.items():
+        low, high = own["tau_ratio_interval"]
+        cells = [f"{own['tau']:.3f}", f"{own['tau_ratio']:.3f} ({low:.3f} to {high:.3f})"]
+        cells += [f"{own['tokens_per_second']:.1f}", f"{own['speedup']:.2f}"]
+        table.add_row(name, *cells, *([f"{own['n_equal']}"] if greedy else []))
     return table
