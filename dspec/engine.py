@@ -230,7 +230,7 @@ class Engine:
         return [job.generation(own, {"total": a_pass * len(own)}) for job, own in zip(jobs, chunks)]
 
     def _side_by_side(self, jobs: Sequence[Job], batch_size: int) -> Iterator[tuple[int, Chunk]]:
-        """Decode jobs that draft, then those that do not, each kind in batches where the models can."""
+        """Decode jobs of blocks, of trees, then those that do not draft; in batches where the models can."""
         for places in alike(jobs):
             part = [jobs[i] for i in places]
             rows = min(batch_size, len(part))

@@ -17,8 +17,6 @@ class DraftLength(Protocol):
         """Take in what became of a pass."""
         ...
 
-        ...
-
 
 class CutPass:
     """Does what `block_pass` does with the first k drafts; belongs to one request.

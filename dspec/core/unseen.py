@@ -25,6 +25,12 @@ class Unseen:
 
     Args:
         arrays: of the backend.
+
+    Example:
+        >>> unseen = Unseen(arrays=None)
+        >>> unseen.add("features of 0..4", 5)
+        >>> unseen.take()
+        'features of 0..4'
     """
 
     def __init__(self, arrays: DraftArrays) -> None:
