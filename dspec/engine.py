@@ -162,17 +162,33 @@ class Engine:
         check_ids(ids, self.target.vocab_size, where)
         return ids
 
-    def _job(self, prompt: Any, request: Request, where: str = "prompt") -> Job:
-        """Check all that can be checked without a pass, then measure the machine where it is asked for."""
+    def _job(self, prompt: Any, request: Request) -> Job:
+        return self._opened(request, *self._checked(prompt, request, "prompt"))
+
+    def _jobs(self, prompts: Sequence[Any], requests: Sequence[Request]) -> list[Job]:
+        """Return a job a prompt; all prompts are checked before the machine is measured for one of them."""
+        pairs = list(zip(prompts, requests, strict=True))
+        checked = [self._checked(*pair, f"prompt[{i}]") for i, pair in enumerate(pairs)]
+        return [
+            self._opened(replace(request, number=i), *found)
+            for i, (request, found) in enumerate(zip(requests, checked, strict=True))
+        ]
+
+    def _checked(self, prompt: Any, request: Request, where: str) -> tuple[list[int], DrafterModel | None]:
+        """Check all that can be checked without a pass; return the prompt's ids and who drafts."""
         drafter = self._drafter_for(request.decoder)
+        ids = self._encode(prompt, where)
+        check_length(len(ids) + request.max_new_tokens, self.target.max_positions)
+        return ids, drafter
+
+    def _opened(self, request: Request, ids: list[int], drafter: DrafterModel | None) -> Job:
+        """Return the job of a request, after measuring the machine where that is asked for."""
         n_slots = 0 if drafter is None else drafter.block_size - 1
         stream = Stream(request.seed, request.number)
         law = request.reports()
         ledger = None if law is None else Ledger(law)
         judge = RequestJudge(self.ops, request.rule(), request.sampling, stream, n_slots, ledger)
         tree = request.decoder if isinstance(request.decoder, Tree) else None
-        ids = self._encode(prompt, where)
-        check_length(len(ids) + request.max_new_tokens, self.target.max_positions)
         size = size_of(request.decoder, self, self._costs)
         most = 0 if tree is None else int(tree.budget) if size is None else size.largest
         return Job(
@@ -201,12 +217,6 @@ class Engine:
         if isinstance(decoder, Autoregressive) or self.drafter is None:
             return None
         return windowed(self.drafter, getattr(decoder, "draft_window", None))
-
-    def _jobs(self, prompts: Sequence[Any], requests: Sequence[Request]) -> list[Job]:
-        return [
-            self._job(prompt, replace(request, number=i), where=f"prompt[{i}]")
-            for i, (prompt, request) in enumerate(zip(prompts, requests, strict=True))
-        ]
 
     def _generate(self, job: Job) -> Generation:
         watch = Stopwatch(self.ops)

@@ -15,9 +15,9 @@ from dspec.core.policies import GREEDY
 from dspec.core.tree_budget import AutoBudget, TreeCosts
 from dspec.core.tree_decode import SizedTreePass, read_tree
 from dspec.core.types import Draft, Sampling
-from dspec.decoders import Autoregressive, Tree
+from dspec.decoders import Autoregressive, Speculative, Tree
 from dspec.engine import Engine
-from dspec.errors import ConfigError
+from dspec.errors import ConfigError, ShapeError
 from dspec.rng import Stream
 from dspec.testing.checks.laws import check_exact_law
 from dspec.testing.checks.requests import CountingOps, LoggedStream
@@ -221,6 +221,14 @@ def test_costs_are_measured_once_an_engine(engine, monkeypatch):
     other = replace(engine)
     other.generate(PROMPT, max_new_tokens=5, decoder=Tree(budget="auto"))
     assert len(measured) == 2
+
+
+@pytest.mark.parametrize("decoder", [Tree(budget="auto"), Speculative(block="auto")])
+def test_nothing_is_measured_before_every_prompt_is_checked(engine, monkeypatch, decoder):
+    for name in ("measure_costs", "measure_tree_costs"):
+        monkeypatch.setattr(pass_costs, name, lambda one: pytest.fail("measured"))
+    with pytest.raises(ShapeError, match=r"prompt\[1\]"):
+        engine.generate([PROMPT, [99]], decoder=decoder)
 
 
 @pytest.mark.parametrize(

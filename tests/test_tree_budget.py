@@ -38,8 +38,16 @@ def test_the_first_passes_have_the_largest_tree_that_could_pay():
     assert budget.choose() == 0, "nothing stood"
     # A depth of 1 cannot give more than 2 tokens: only the tree at 1.5 is worth a look.
     assert AutoBudget(COSTS, n_slots=1).choose() == 4
-    hopeless = AutoBudget(TreeCosts(passes={0: 1.0, 4: 9.0}), n_slots=5)
-    assert hopeless.choose() == 0
+
+
+def test_where_no_tree_can_pay_the_smallest_is_read_now_and_then():
+    """Features wait for the drafter meanwhile: as many rows as passes between two trees."""
+    budget, sizes = AutoBudget(TreeCosts(passes={0: 1.0, 4: 9.0, 8: 20.0}), n_slots=5), []
+    for _ in range(3 * TRY_PASSES):
+        sizes.append(budget.choose())
+        budget.observe(sizes[-1], ())
+    assert [i for i, size in enumerate(sizes) if size] == [TRY_PASSES, 2 * TRY_PASSES + 1]
+    assert set(sizes) == {0, 4}
 
 
 def test_the_choice_is_the_most_tokens_for_the_cost():

@@ -57,7 +57,7 @@ class AutoBudget:
     Trees of one pass are nested, so that a pass shows what every smaller tree would have given: the nodes
     that stood up to the first that it lacks. Nothing is modelled. A larger tree is known from when it was
     last tried; it is tried in the first passes, and now and then, unless it could not pay if all its
-    depth stood.
+    depth stood: then the smallest is.
 
     Spec: DL-14.
 
@@ -111,9 +111,10 @@ class AutoBudget:
 
     def choose(self) -> int:
         """Return the budget of the next pass; the smallest of equals."""
-        if self._tries_left or self._since >= self._try_passes:
-            return max(self._best(), self._hopeful())
-        return self._best()
+        if self._since >= self._try_passes:
+            # At least the smallest: without any the features that wait for the drafter would pile up.
+            return max(self._best(), self._hopeful(), min(filter(None, self._costs)))
+        return max(self._best(), self._hopeful()) if self._tries_left else self._best()
 
     def observe(self, budget: int, path: Sequence[int]) -> None:
         """Take in what became of a pass.
@@ -122,7 +123,7 @@ class AutoBudget:
             budget: of its tree.
             path: numbers of the nodes that stood, from the anchor on: ascending.
         """
-        tried = budget >= self._hopeful()
+        tried = 0 < budget >= self._hopeful()
         self._since = 0 if tried else self._since + 1
         self._tries_left -= tried and self._tries_left > 0
         for size in self._costs:
