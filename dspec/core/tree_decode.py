@@ -65,9 +65,15 @@ def tree_pass(
 def read_tree(
     target: Any, drafter: Any, judge: TreeJudge, anchor: int, position: int, features: Any
 ) -> tuple[Outcome, tuple[int, ...]]:
-    """Return what `tree_pass` does, and the numbers of the nodes that stood.
+    """Do what `tree_pass` does, and return its outcome with the numbers of the nodes that stood.
 
     Spec: DL-11, RS-23.
+
+    Args:
+        target, drafter, judge, anchor, position, features: of `tree_pass`.
+
+    Returns:
+        The outcome, and the nodes below the anchor that stood, from it on.
     """
     tree: Tree = drafter.propose(anchor, position, features, judge.rule(position))
     scores = target.score_tree(anchor, tree)
