@@ -144,7 +144,12 @@ def main(words: Sequence[str] | None = None) -> int:
         "machine": describe_machine(),
         "device": describe_device(engine.target, backend=options.backend),
         "versions": describe_versions(),
-        "settings": {k: v for k, v in vars(options).items() if k not in ("json", "check")},
+        # A folder's name says which target or drafter it was; where it lay is this machine's affair.
+        "settings": {
+            k: Path(v).name if k in ("target", "drafter") and v else v
+            for k, v in vars(options).items()
+            if k not in ("json", "check")
+        },
         "runs": runs,
     }
     write_json(options.json, report)

@@ -23,7 +23,7 @@ from dspec.core import sampled_tree
 from dspec.decoders import Autoregressive, Tree
 from dspec.demo.settings import TRAIN, DemoSettings, shipped_target
 from dspec.engine import Engine
-from dspec.evaluation.bootstrap import bounds, resampled_taus
+from dspec.evaluation.bootstrap import bounds, counts_of, resampled_taus
 from dspec.evaluation.machine import describe_machine, describe_versions
 from dspec.evaluation.report import write_json
 from dspec.evaluation.suites import load_suite
@@ -60,11 +60,6 @@ def ways(temperature):
     return found | {f"sampled tree {budget}": {"decoder": tree} for budget, tree in trees.items()}
 
 
-def counts_of(outs):
-    """Emitted tokens and verify passes of each output."""
-    return np.array([(sum(out.n_emitted), len(out.n_emitted)) for out in outs])
-
-
 def measure(engine, prompts, temperature, seeds, length):
     """Return tau and its interval by way, the ratios, and the outputs of the first seed."""
     counts, outputs = {}, {}
@@ -80,7 +75,7 @@ def measure(engine, prompts, temperature, seeds, length):
             )
             for seed in range(seeds)
         ]
-        counts[name] = np.concatenate([counts_of(outs) for outs in runs])
+        counts[name] = np.concatenate([counts_of(out.stats for out in outs) for outs in runs])
         outputs[name] = [out.tokens for out in runs[0]]
         emitted, passes = counts[name].sum(axis=0)
         print(f"T={temperature:g} {name}: tau {emitted / passes:.3f}", flush=True)
@@ -121,7 +116,7 @@ def forms(requests):
             outs = engine.generate(
                 [[0]] * requests, max_new_tokens=200, temperature=1.0, ignore_eos=True, **settings
             )
-            emitted, passes = counts_of(outs).sum(axis=0)
+            emitted, passes = counts_of(out.stats for out in outs).sum(axis=0)
             return float(emitted / passes)
 
         row = {"acceptance": float(np.minimum(law, drafter).sum()), "rejection": tau(policy="rejection")}
@@ -134,6 +129,18 @@ def forms(requests):
         print("tables:", ", ".join(f"{name} {value:.3f}" for name, value in row.items()), flush=True)
         found.append(row)
     return found
+
+
+def missed_goals(ratios, differ, n_prompts):
+    """Return a line a goal that was missed, and a way whose greedy output differs."""
+    missed = [
+        f"{n}: {ratios[n]['ratio']:.3f}, needs {least}"
+        for n, least in GOALS.items()
+        if ratios[n]["ratio"] < least
+    ]
+    return missed + [
+        f"{n} prompts of {n_prompts} differ from plain decoding: {name}" for name, n in differ.items() if n
+    ]
 
 
 def main():
@@ -167,14 +174,7 @@ def main():
     differ = {
         name: sum(mine != out.tokens for mine, out in zip(tokens, plain)) for name, tokens in cold[2].items()
     }
-    missed = [
-        f"{n}: {ratios[n]['ratio']:.3f}, needs {least}"
-        for n, least in GOALS.items()
-        if ratios[n]["ratio"] < least
-    ]
-    missed += [
-        f"{n} prompts of {len(prompts)} differ from plain decoding: {name}" for name, n in differ.items() if n
-    ]
+    missed = missed_goals(ratios, differ, len(prompts))
     for name, found in ratios.items():
         print(f"{name}: {found['ratio']:.3f} [{found['interval_95'][0]:.3f}, {found['interval_95'][1]:.3f}]")
     if options.json:

@@ -7,14 +7,10 @@ from typing import Any
 
 from rich.color import ColorSystem
 from rich.console import Console
-from rich.progress import Progress
 from rich.style import Style
 from rich.text import Text
 
 from dspec.block_engine import BlockDiffusion
-from dspec.evaluation.decoder_bench import compare_decoders
-from dspec.evaluation.decoder_table import decoder_table
-from dspec.evaluation.suites import load_suite
 from dspec.generation import BlockChunk, BlockGeneration
 
 # By kind of the decision: what verification let stand, what it decided itself, what confidence chose.
@@ -78,34 +74,6 @@ def summary(chunks: Sequence[BlockChunk], seconds: float) -> str:
         accepted = sum(chunk.n_accepted or 0 for chunk in judged) / len(judged)
         line += f", {accepted:.2f} drafts accepted a verify pass"
     return f"{line}, ended by {chunks[-1].finish}"
-
-
-def show_block_bench(
-    lm: BlockDiffusion, suite: str, decoders: Mapping[str, Any], *, quiet: bool = False, **settings: Any
-) -> dict[str, Any]:
-    """Decode a suite with several decoders, a progress bar beside, and print their table.
-
-    Args:
-        lm: decodes.
-        suite: name or JSONL file.
-        decoders: by name; the first one is the baseline.
-        quiet: print nothing on stdout.
-        **settings: of `compare_decoders`.
-
-    Returns:
-        The figures as plain values.
-    """
-    prompts = load_suite(suite)
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        batches = -(-len(prompts.prompts) // settings.get("batch_size", 1))
-        task = bar.add_task(prompts.name, total=len(decoders) * batches)
-        found = compare_decoders(
-            lm, prompts.prompts, decoders, advance=lambda name: bar.update(task, advance=1), **settings
-        )
-    if not quiet:
-        title = f"{prompts.name}: {len(prompts.prompts)} prompts, temperature {settings['temperature']:g}"
-        Console().print(decoder_table(found, title=title, greedy=settings["temperature"] == 0))
-    return {"suite": prompts.name, "settings": settings, "decoders": found}
 
 
 def as_plain(out: BlockGeneration) -> dict[str, Any]:

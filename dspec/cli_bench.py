@@ -53,13 +53,15 @@ def bench_drafter(
         backend: name.
         suite: name or file.
         texts: decoders as `parse_decoder` reads them, the baseline first; none: acceptance by slot.
-        settings: of `show_bench` and `show_decoder_bench`.
+        settings: of `show_bench` and `show_comparison`.
 
     Raises:
         ConfigError: no drafter, or a decoder of block-diffusion models.
     """
     import dspec
-    from dspec.display import show_bench, show_decoder_bench
+    from dspec.display import decoder_table, show_bench
+    from dspec.evaluation.drafted_bench import compare_drafted
+    from dspec.suite_display import show_comparison
 
     if drafter is None:
         raise ConfigError(explain("DRAFTER", "none", "a drafter folder, or a block-diffusion model"))
@@ -70,7 +72,7 @@ def bench_drafter(
             raise ConfigError(explain("--decoder", repr(text), needed))
     engine = dspec.load(target, drafter, backend=backend)
     if decoders:
-        return show_decoder_bench(engine, suite, decoders, **settings)
+        return show_comparison(compare_drafted, decoder_table, engine, suite, decoders, **settings)
     return show_bench(engine, suite, **settings)
 
 
@@ -84,11 +86,13 @@ def bench_blocks(
         model: keywords of `load_block_diffusion`.
         suite: name or file.
         texts: decoders as `parse_decoder` reads them, the baseline first.
-        settings: of `show_block_bench`.
+        settings: of `show_comparison`.
     """
     import dspec
-    from dspec.block_display import show_block_bench
+    from dspec.evaluation.decoder_bench import compare_decoders
+    from dspec.evaluation.decoder_table import decoder_table
+    from dspec.suite_display import show_comparison
 
     decoders = dict(parse_decoder(text) for text in texts or DECODERS)
     lm = dspec.load_block_diffusion(source, **model)
-    return show_block_bench(lm, suite, decoders, **settings)
+    return show_comparison(compare_decoders, decoder_table, lm, suite, decoders, **settings)

@@ -14,7 +14,6 @@ from rich.text import Text
 
 from dspec.engine import Engine
 from dspec.evaluation.bench import run_suite
-from dspec.evaluation.drafted_bench import compare_drafted
 from dspec.evaluation.suites import load_suite
 from dspec.generation import Chunk
 
@@ -126,35 +125,14 @@ def _bench_table(found: Mapping[str, Any]) -> Table:
     return table
 
 
-def show_decoder_bench(
-    engine: Engine, suite: str, decoders: Mapping[str, Any], *, quiet: bool = False, **settings: Any
-) -> dict[str, Any]:
-    """Decode a suite with several decoders of an engine, a progress bar beside, and print their table.
+def decoder_table(found: Mapping[str, Any], *, title: str, greedy: bool) -> Table:
+    """Return a table of decoders; equal outputs say something at temperature 0 alone.
 
     Args:
-        engine: decodes.
-        suite: name or JSONL file.
-        decoders: by name; the first one is the baseline.
-        quiet: print nothing on stdout.
-        **settings: of `compare_drafted`.
-
-    Returns:
-        The figures as plain values.
+        found: of `compare_drafted`.
+        title: of the table.
+        greedy: whether the temperature was 0.
     """
-    prompts = load_suite(suite)
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(prompts.name, total=len(decoders) * len(prompts.prompts))
-        found = compare_drafted(
-            engine, prompts.prompts, decoders, advance=lambda name: bar.update(task, advance=1), **settings
-        )
-    if not quiet:
-        title = f"{prompts.name}: {len(prompts.prompts)} prompts, temperature {settings['temperature']:g}"
-        Console().print(_decoder_table(found, title, greedy=settings["temperature"] == 0))
-    return {"suite": prompts.name, "settings": settings, "decoders": found}
-
-
-def _decoder_table(found: Mapping[str, Any], title: str, *, greedy: bool) -> Table:
-    """Return a table of decoders; equal outputs say something at temperature 0 alone."""
     table = Table(title=title, caption="×: over the first decoder")
     table.add_column("decoder", overflow="fold")
     for name in ("tau", "× (95 %)", "tokens/s", "×", *(["equal"] if greedy else [])):

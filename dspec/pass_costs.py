@@ -1,6 +1,6 @@
 """What passes cost on this machine, measured once an engine, where a request chooses by it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from dspec.core.draft_length import Costs
@@ -80,8 +80,6 @@ def measure_tree_costs(engine: "Engine") -> TreeCosts:
     Raises:
         ConfigError: a target that cannot read the smallest tree.
     """
-    from dataclasses import replace
-
     from dspec.evaluation.pass_times import measure_passes
     from dspec.evaluation.tree_times import measure_trees
 

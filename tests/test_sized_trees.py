@@ -25,6 +25,7 @@ from dspec.testing.models.symbolic_sampled import ExactSampledJudge, SampledDraf
 from dspec.testing.models.symbolic_trees import ExactTreeJudge, TreeDrafter, TreeTarget
 from dspec.testing.models.worlds import make_worlds, mixed_worlds
 from tests import tiny_models
+from tests.test_draft_length_law import ListArrays
 from tests.test_tree_engine import PROMPT, Knowing, tables
 
 pytestmark = pytest.mark.clause("DL-14", "DL-11")
@@ -48,16 +49,6 @@ class Scripted:
 
     def observe(self, budget, path):
         self.history.append((budget, len(path)))
-
-
-class ListArrays:
-    """`core.unseen.DraftArrays` of a world."""
-
-    def nothing(self):
-        return Draft([], [])
-
-    def join(self, parts):
-        return parts[-1][0]
 
 
 SIZES = {

@@ -1,8 +1,27 @@
 """A drafter that reads the last positions of its context only."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from dspec.backends.batch_checks import batch_of
+
+
+def first_seen(positions: Sequence[int], window: int | None) -> int:
+    """Return the first position that any of the blocks after anchors at some positions sees.
+
+    A row without a request stands at position 0, so that it sees itself: over no keys it would be NaN.
+
+    Spec: RS-3, DL-12.
+
+    Args:
+        positions: of the anchors.
+        window: W; None: all.
+
+    Example:
+        >>> first_seen([40, 9], 8), first_seen([40, 9], None)
+        (1, 0)
+    """
+    return 0 if window is None else max(0, min(positions) - window)
 
 
 class WindowedDrafter:

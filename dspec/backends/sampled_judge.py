@@ -47,41 +47,38 @@ class SampledTreeJudge(RequestTreeJudge):
         """Return (1, N + 1) the token at every node: a child that stands, or a correction; -1: no law."""
         request, own, xp = self.request, families(tree.parents), self.request.ops.xp
         table = np.asarray(own.table)
-        drafted = np.where(table > 0, np.asarray((0, *tree.tokens))[table], -1).astype(np.int32)
+        drafted = np.where(table > 0, np.asarray((0, *tree.tokens))[table], -1)
         # Row n - 1 is of node n; what stands where there is no child is not read.
         accept = self._of_nodes(Purpose.ACCEPT, position, (len(tree.tokens), 1))[table - 1, 0]
         close = self._of_nodes(Purpose.CLOSE, position, (len(tree.tokens) + 1, 2))
+        by_node = np.argsort((*own.owners, *own.leaves))
+        *places, drafted, by_node = self._sent(own.owners, own.slots, own.leaves, drafted, by_node)
+        accept, close = self._sent(accept, close)
         found = judge_children(
             scores.logits[0],
             request.sampling,
             tree.probs,
-            request.ops.from_host(drafted),
-            (self._index(own.owners), self._slots(tree.depths, own.owners), self._index(own.leaves)),
-            request.ops.from_host(accept),
-            request.ops.from_host(close),
+            drafted,
+            tuple(places),
+            accept,
+            close,
             xp=xp,
             warp=request.ops.operation("warp"),
         )
-        by_node = np.argsort((*own.owners, *own.leaves))
-        return xp.take(found, request.ops.from_host(by_node), axis=0)[None, :]
+        return xp.take(found, by_node, axis=0)[None, :]
 
     def _tree(self, logits: Array, position: int) -> Tree:
         """Return a tree of the fixed form, its tokens drawn from the warped laws of logits (1, K, V)."""
         request, xp = self.request, self.request.ops.xp
         parents = fixed_form(self.budget, logits.shape[1], logits.shape[2], self.seen.rank_cost)
-        own, form = families(parents), Tree(tuple(range(len(parents))), parents)
+        own = families(parents)
         order = [node for nodes in own.rounds for node in nodes]
-        uniforms = self._of_nodes(Purpose.DRAFT, position, (len(parents), 2))
+        uniforms = self._of_nodes(Purpose.DRAFT, position, (len(parents), 2))[np.asarray(order) - 1]
         probs = request.ops.operation("warp")(logits[0], request.sampling, xp=xp)
+        widths = [len(nodes) for nodes in own.rounds]
+        (slots,), (uniforms,) = self._sent(own.slots), self._sent(uniforms)
         drawn: list[int] = request.ops.to_host(
-            draw_children(
-                logits[0],
-                probs,
-                self._slots(form.depths, own.owners),
-                [len(nodes) for nodes in own.rounds],
-                request.ops.from_host(uniforms[np.asarray(order) - 1]),
-                xp=xp,
-            )
+            draw_children(logits[0], probs, slots, widths, uniforms, xp=xp)
         )
         if min(drawn) < 0:
             raise malformed(request.stream, position)
@@ -91,12 +88,17 @@ class SampledTreeJudge(RequestTreeJudge):
     def _of_nodes(self, purpose: Purpose, position: int, shape: tuple[int, int]) -> Any:
         return self.request.stream.uniforms(purpose, position, shape)
 
-    def _index(self, nodes: Sequence[int]) -> Array:
-        return self.request.ops.from_host(np.asarray(nodes, dtype=np.int64))
-
-    def _slots(self, depths: Sequence[int], owners: Sequence[int]) -> Array:
-        """Of the children of each owner: those of the anchor have slot 0."""
-        return self._index([(0, *depths)[owner] for owner in owners])
+    def _sent(self, *parts: Any) -> list[Array]:
+        """Send some arrays of one kind, integers or uniforms, to the device in one piece."""
+        arrays = [np.asarray(part) for part in parts]
+        packed = np.concatenate([array.ravel() for array in arrays])
+        kind = np.int32 if np.issubdtype(packed.dtype, np.integer) else packed.dtype
+        sent, found, start = self.request.ops.from_host(packed.astype(kind)), [], 0
+        for array in arrays:
+            piece = sent[start : start + array.size]
+            found.append(self.request.ops.xp.reshape(piece, array.shape))
+            start += array.size
+        return found
 
 
 def tree_judge(request: RequestJudge, budget: int, *, sampled: bool) -> RequestTreeJudge:

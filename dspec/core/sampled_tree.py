@@ -5,7 +5,7 @@ Letters: K slots, V vocabulary, N nodes, P of the nodes 0..N have children, W of
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 from dspec.core.numerics import draw, indices_like, widen
@@ -26,19 +26,21 @@ class Families:
         owners: P nodes with children, those with the most first.
         children: of each owner, its children in the order in which they are drawn and tried.
         leaves: the nodes without children.
+        slots: of the children of each owner, from 0: the owner's depth.
     """
 
     owners: tuple[int, ...]
     children: tuple[tuple[int, ...], ...]
     leaves: tuple[int, ...]
+    slots: tuple[int, ...]
 
-    @property
+    @cached_property
     def rounds(self) -> list[list[int]]:
         """The nodes that are first children, those that are second ones, ...; in the owners' order."""
         most = len(self.children[0])
         return [[nodes[j] for nodes in self.children if j < len(nodes)] for j in range(most)]
 
-    @property
+    @cached_property
     def table(self) -> list[list[int]]:
         """(P, most children) the children of each owner, then 0."""
         most = len(self.children[0])
@@ -119,14 +121,17 @@ def families(parents: tuple[int, ...]) -> Families:
 
     Example:
         >>> families((0, 1, 1))
-        Families(owners=(1, 0), children=((2, 3), (1,)), leaves=(2, 3))
+        Families(owners=(1, 0), children=((2, 3), (1,)), leaves=(2, 3), slots=(1, 0))
     """
     children: list[list[int]] = [[] for _ in range(len(parents) + 1)]
+    depths = [0]
     for node, parent in enumerate(parents, 1):
         children[parent].append(node)
+        depths.append(depths[parent] + 1)
     owners = sorted((n for n, own in enumerate(children) if own), key=lambda n: -len(children[n]))
     leaves = tuple(n for n, own in enumerate(children) if not own)
-    return Families(tuple(owners), tuple(tuple(children[n]) for n in owners), leaves)
+    slots = tuple(depths[n] for n in owners)
+    return Families(tuple(owners), tuple(tuple(children[n]) for n in owners), leaves, slots)
 
 
 def draw_children(

@@ -105,8 +105,7 @@ def without_replacement(law: Array, taken: Array, *, xp: Any) -> Array:
     ids = indices_like(law, xp=xp)
     for j in range(taken.shape[1]):
         law = xp.where(ids == taken[:, j : j + 1], xp.zeros_like(law), law)
-    total = xp.sum(law, axis=-1, keepdims=True)
-    return law / xp.where(total > 0, total, xp.ones_like(total))
+    return _over_sum(law, law, xp=xp)
 
 
 def _laws(draft_probs: Array | None, drafted: Array, like: Array, *, xp: Any) -> Iterator[Array]:
@@ -123,21 +122,21 @@ def _laws(draft_probs: Array | None, drafted: Array, like: Array, *, xp: Any) ->
         elif left.ndim == 3:
             yield left[:, j, :]
         else:
-            total = xp.sum(left, axis=-1, keepdims=True)
-            some = total > 0
-            yield xp.where(
-                some, left / xp.where(some, total, xp.ones_like(total)), xp.astype(taken, left.dtype)
-            )
+            yield _over_sum(left, xp.astype(taken, left.dtype), xp=xp)
             left = xp.where(taken, xp.zeros_like(left), left)
 
 
 def _residual(owed: Array, law: Array, *, xp: Any) -> Array:
     """Return (B, V): what is owed after a draft of this law fell, over its sum."""
     excess = owed - law
-    excess = xp.where(excess > 0, excess, xp.zeros_like(excess))
-    mass = xp.sum(excess, axis=-1, keepdims=True)
+    return _over_sum(xp.where(excess > 0, excess, xp.zeros_like(excess)), owed, xp=xp)
+
+
+def _over_sum(weights: Array, otherwise: Array, *, xp: Any) -> Array:
+    """Return (B, V): weights over their sum, `otherwise` where that is 0."""
+    mass = xp.sum(weights, axis=-1, keepdims=True)
     some = mass > 0
-    return xp.where(some, excess / xp.where(some, mass, xp.ones_like(mass)), owed)
+    return xp.where(some, weights / xp.where(some, mass, xp.ones_like(mass)), otherwise)
 
 
 def _check(target: Array, drafted: Array, draft_probs: Array | None) -> None:

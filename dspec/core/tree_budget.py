@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from dspec.core.draft_length import MEMORY
 from dspec.core.settings import read_integer, read_number
 from dspec.errors import ConfigError, explain
 
-# Weight that what is known of a budget keeps after each later pass that shows it: half is from the last 11.
-MEMORY = 0.94
 # First passes, of the largest tree, that show what every smaller one would have given.
 FIRST_PASSES = 4
 # Passes after which one has the largest tree again: a text that turned easy is seen no later.

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from dspec.core.stats import Stats, pool
 from dspec.engine import Engine
-from dspec.evaluation.bootstrap import interval
+from dspec.evaluation.bootstrap import counts_of, interval
 from dspec.evaluation.recorder import Recorder
 from dspec.evaluation.suites import Prompt, Suite
 
@@ -72,7 +72,7 @@ class SuiteResult:
     @property
     def counts(self) -> NDArray[np.int64]:
         """(N, 2): each prompt's emitted tokens and verify passes; tau is the ratio of their sums."""
-        return np.array([(sum(p.stats.n_emitted), len(p.stats.n_emitted)) for p in self.prompts])
+        return counts_of(prompt.stats for prompt in self.prompts)
 
     @property
     def reached(self) -> tuple[int, ...]:

@@ -1,14 +1,29 @@
 """Bootstrap over prompts: how far tau, and the ratio of two taus, would move with other prompts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dspec.core.stats import Stats
 
 DRAWS = 2000
 LEVEL = 0.95
 
 Interval = tuple[float, float]
+
+
+def counts_of(parts: Iterable[Stats]) -> NDArray[np.int64]:
+    """Return (N, 2): emitted tokens and verify passes of each of N outputs; tau is the ratio of their sums.
+
+    Args:
+        parts: stats of the outputs.
+
+    Example:
+        >>> counts_of([Stats((1, 0), (3, 3), 3)]).tolist()
+        [[3, 2]]
+    """
+    return np.array([(sum(part.n_emitted), len(part.n_emitted)) for part in parts], dtype=np.int64)
 
 
 def resampled_taus(counts: NDArray[np.int64], *, draws: int = DRAWS, seed: int = 0) -> NDArray[np.float64]:

@@ -3,12 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from dspec.core.stats import pool
 from dspec.engine import Engine
 from dspec.errors import ConfigError, explain
-from dspec.evaluation.bootstrap import bounds, resampled_taus
+from dspec.evaluation.bootstrap import bounds, counts_of, resampled_taus
 from dspec.generation import Generation
 
 
@@ -66,7 +64,7 @@ def compare_drafted(
 def _figures(outs: Sequence[Generation], baseline: Sequence[Generation]) -> dict[str, Any]:
     """Return what is reported of one decoder."""
     stats, first = pool(out.stats for out in outs), pool(out.stats for out in baseline)
-    samples, others = (resampled_taus(_counts(some)) for some in (outs, baseline))
+    samples, others = (resampled_taus(counts_of(out.stats for out in some)) for some in (outs, baseline))
     some = others > 0  # a sample of prompts that ended with their first token has no pass
     nothing = (float("nan"), float("nan"))
     return {
@@ -80,8 +78,3 @@ def _figures(outs: Sequence[Generation], baseline: Sequence[Generation]) -> dict
         "n_passes": len(stats.n_accepted),
         "n_equal": sum(a.tokens == b.tokens for a, b in zip(outs, baseline, strict=True)),
     }
-
-
-def _counts(outs: Sequence[Generation]) -> Any:
-    """(N, 2): emitted tokens and passes of each output."""
-    return np.array([(sum(out.n_emitted), len(out.n_emitted)) for out in outs])

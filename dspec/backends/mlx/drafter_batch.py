@@ -18,6 +18,7 @@ from dspec.backends.batch_checks import (
     check_room,
     check_window,
 )
+from dspec.backends.draft_window import first_seen
 from dspec.backends.extent import check_capacity
 from dspec.backends.mlx.ops import MlxOps, exact_inference
 from dspec.backends.mlx.rotary import Rotation
@@ -146,7 +147,7 @@ class DrafterBatch:
                 embeds = self._target.embed(sent[:count, None]).astype(self._drafter.dtype)
                 embeds = mx.concatenate([embeds, self._mask_embeds[:count]], axis=1)
                 block = sent[count : 2 * count, None] + self._columns[:size]
-                places = Places(end, first=first, positions=block, begin=self._begin(positions))
+                places = Places(end, first=first, positions=block, begin=first_seen(positions, self.window))
                 hidden = self._read_block(embeds, places)
                 draft = rule(self._target.logits(hidden[:, 1:][:, :n_slots]))
                 # The device starts on the block while the host builds the target's pass.
@@ -169,11 +170,6 @@ class DrafterBatch:
         context = self._drafter.fuse(features.astype(self._drafter.dtype))
         for store, layer in zip(self._stores, self._drafter.layers):
             store.write(places, *layer.self_attn.keys_values(context, rotation))
-
-    def _begin(self, positions: Sequence[int]) -> int:
-        """Return the first position that any of the blocks after anchors at some positions sees."""
-        # A row without a request stands at position 0, so that it sees itself: over no keys it would be NaN.
-        return 0 if self.window is None else max(0, min(positions) - self.window)
 
     def _read_block(self, hidden: mx.array, places: Places) -> mx.array:
         """Run the blocks' slots over each row's context (its last `window` positions) and block."""

@@ -19,6 +19,7 @@ from dspec.backends.batch_checks import (
     check_room,
     check_window,
 )
+from dspec.backends.draft_window import first_seen
 from dspec.backends.extent import check_capacity
 from dspec.backends.protocol import DraftRule
 from dspec.backends.session_checks import check_beside
@@ -143,7 +144,7 @@ class DrafterBatch:
                 embeds = self._target.embed(sent[:count, None]).to(self._drafter.dtype)
                 embeds = torch.cat([embeds, self._mask_embeds[:count]], dim=1)
                 block = sent[count : 2 * count, None] + self._columns[:size]
-                places = Places(end, first=first, positions=block, begin=self._begin(positions))
+                places = Places(end, first=first, positions=block, begin=first_seen(positions, self.window))
                 hidden = self._read_block(embeds, places)
                 draft = rule(self._target.logits(hidden[:, 1:][:, :n_slots]))
         self.lengths[rows], self._fed = positions, rows
@@ -165,11 +166,6 @@ class DrafterBatch:
         context = self._drafter.fuse(features.to(self._drafter.dtype))
         for store, layer in zip(self._stores, self._drafter.layers):
             store.write(places, *layer.self_attn.keys_values(context, rotation))
-
-    def _begin(self, positions: Sequence[int]) -> int:
-        """Return the first position that any of the blocks after anchors at some positions sees."""
-        # A row without a request stands at position 0, so that it sees itself: over no keys it would be NaN.
-        return 0 if self.window is None else max(0, min(positions) - self.window)
 
     def _read_block(self, hidden: Tensor, places: Places) -> Tensor:
         """Run the blocks' slots over each row's context (its last `window` positions) and block."""
